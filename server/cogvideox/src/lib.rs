@@ -1,1 +1,11 @@
-//! cogvideox
+//! CogVideoX: prompt and parameters in, RGB frames out.
+//!
+//! Loads the published CogVideoX pipelines (2B, 5B, 5B-I2V, 1.5-5B, 1.5-5B-I2V) from a folder in diffusers' layout
+//! and computes what diffusers computes. Relies on candle for tensors and weights; must not know HTTP, SQL, tokio or
+//! any other crate of this workspace.
+
+mod error;
+mod ops;
+mod weights;
+
+pub use error::{Error, Result};
