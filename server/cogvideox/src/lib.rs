@@ -6,6 +6,7 @@
 
 mod error;
 mod ops;
+pub mod vae;
 mod weights;
 
 pub use error::{Error, Result};
