@@ -5,7 +5,12 @@
 //! any other crate of this workspace.
 
 mod error;
+pub mod guidance;
+pub mod noise;
 mod ops;
+mod pipeline_config;
+pub mod scheduler;
 mod weights;
 
 pub use error::{Error, Result};
+pub use pipeline_config::PipelineClass;
