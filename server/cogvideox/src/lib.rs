@@ -10,6 +10,7 @@ pub mod noise;
 mod ops;
 mod pipeline_config;
 pub mod scheduler;
+pub mod transformer;
 mod weights;
 
 pub use error::{Error, Result};
