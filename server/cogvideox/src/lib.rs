@@ -5,8 +5,14 @@
 //! any other crate of this workspace.
 
 mod error;
+pub mod guidance;
+pub mod noise;
 mod ops;
+mod pipeline_config;
+pub mod scheduler;
+pub mod transformer;
 pub mod vae;
 mod weights;
 
 pub use error::{Error, Result};
+pub use pipeline_config::PipelineClass;

@@ -121,10 +121,6 @@ impl Conv {
         Ok(Self { kind, in_channels, out_channels, taps, phases, bias, rounding })
     }
 
-    pub(crate) fn in_channels(&self) -> usize {
-        self.in_channels
-    }
-
     /// How many frames [`Self::run`] reads.
     pub(crate) fn input_frames(&self) -> usize {
         self.taps[0]

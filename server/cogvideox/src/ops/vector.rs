@@ -49,54 +49,66 @@ pub(crate) fn gelu_tanh(x: f32) -> f32 {
     x / (1.0 + exp(-u))
 }
 
-/// To the nearest bfloat16, ties to even.
+/// Lanes of the running totals below: one AVX-512 register.
+const LANES: usize = 16;
+
+/// Folds a slice with [`LANES`] independent totals, which a compiler may not introduce by itself.
 #[inline(always)]
-pub(crate) fn round_bf16(x: f32) -> f32 {
-    let bits = x.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
-    if x.is_nan() { x } else { f32::from_bits(rounded) }
+fn fold(values: &[f32], start: f32, step: impl Fn(f32, f32) -> f32, join: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut totals = [start; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (total, value) in totals.iter_mut().zip(chunk) {
+            *total = step(*total, *value);
+        }
+    }
+    for (total, value) in totals.iter_mut().zip(rest) {
+        *total = step(*total, *value);
+    }
+    totals.into_iter().reduce(join).unwrap_or(start)
 }
 
-/// To the nearest IEEE half, ties to even; infinite from 65520 on.
+/// The sum of a slice.
 #[inline(always)]
-pub(crate) fn round_f16(x: f32) -> f32 {
-    let bits = x.to_bits();
-    let normal = f32::from_bits(bits.wrapping_add(0x0fff + (bits >> 13 & 1)) & 0xffff_e000);
-    // Below 2^-14 halves are multiples of 2^-24, as `f32` values next to 0.5 are.
-    let subnormal = ((x.abs() + 0.5) - 0.5).copysign(x);
-    let finite = if x.abs() < 6.103_515_6e-5 { subnormal } else { normal };
-    let bounded = if finite.abs() > 65504.0 { f32::INFINITY.copysign(x) } else { finite };
-    if x.is_nan() { x } else { bounded }
+pub(crate) fn sum(values: &[f32]) -> f32 {
+    fold(values, 0.0, |a, x| a + x, |a, b| a + b)
+}
+
+/// The sum of `(x - mean)^2`.
+#[inline(always)]
+pub(crate) fn sum_of_squared_deviations(values: &[f32], mean: f32) -> f32 {
+    fold(values, 0.0, |a, x| (x - mean).mul_add(x - mean, a), |a, b| a + b)
+}
+
+/// The greatest value; a NaN is passed over.
+#[inline(always)]
+pub(crate) fn max(values: &[f32]) -> f32 {
+    // `f32::max` would cost a NaN check per element.
+    let greater = |a: f32, b: f32| if b > a { b } else { a };
+    fold(values, f32::NEG_INFINITY, greater, greater)
+}
+
+/// Replaces each `x` by `e^(x - shift)` and returns the sum of the results.
+#[inline(always)]
+pub(crate) fn exp_in_place(values: &mut [f32], shift: f32) -> f32 {
+    let mut totals = [0.0; LANES];
+    let (chunks, rest) = values.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for (total, value) in totals.iter_mut().zip(chunk) {
+            *value = exp(*value - shift);
+            *total += *value;
+        }
+    }
+    for (total, value) in totals.iter_mut().zip(rest) {
+        *value = exp(*value - shift);
+        *total += *value;
+    }
+    totals.into_iter().sum()
 }
 
 #[cfg(test)]
 mod tests {
-    use half::{bf16, f16};
-
-    use super::{exp, gelu_tanh, round_bf16, round_f16, silu};
-
-    #[test]
-    fn rounding_is_that_of_the_half_types() {
-        // Every 997th bit pattern, both signs, subnormals, infinities and NaNs among them.
-        for bits in (0..=u32::MAX).step_by(997).chain([
-            0x7f80_0000,
-            0xff80_0000,
-            0x7fff_ffff,
-            0x477f_efff,
-            0x477f_f000,
-        ]) {
-            let x = f32::from_bits(bits);
-            let (as_bf16, as_f16) = (bf16::from_f32(x).to_f32(), f16::from_f32(x).to_f32());
-            assert!(
-                x.is_nan() && round_bf16(x).is_nan() || round_bf16(x).to_bits() == as_bf16.to_bits(),
-                "bf16 of {x:e}"
-            );
-            assert!(
-                x.is_nan() && round_f16(x).is_nan() || round_f16(x).to_bits() == as_f16.to_bits(),
-                "f16 of {x:e}"
-            );
-        }
-    }
+    use super::{exp, gelu_tanh, silu};
 
     #[test]
     fn functions_follow_their_definitions_to_a_few_ulp() {

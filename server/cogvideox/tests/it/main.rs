@@ -1,0 +1,5 @@
+//! The model crate against diffusers' own outputs (`tests/golden`, made by `reference/make_golden.py`).
+
+mod golden;
+mod transformer;
+mod vae;
