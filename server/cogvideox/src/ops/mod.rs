@@ -34,6 +34,11 @@ pub(crate) fn silu(x: &Tensor) -> Result<Tensor> {
     from_f32(out, x.dims(), x.dtype())
 }
 
+/// Whether no element is NaN or infinite.
+pub(crate) fn is_finite(x: &Tensor) -> Result<bool> {
+    with_f32(x, |x| Ok(x.iter().all(|x| x.is_finite())))
+}
+
 /// Rounds `f32` values to what a dtype can hold, between the steps of a fused operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rounding {
