@@ -11,6 +11,7 @@ mod ops;
 mod pipeline_config;
 pub mod scheduler;
 pub mod transformer;
+pub mod vae;
 mod weights;
 
 pub use error::{Error, Result};

@@ -5,12 +5,16 @@
 //! only; must not know the model's configuration.
 
 pub(crate) mod attention;
+pub(crate) mod conv;
+mod conv_kernel;
+pub(crate) mod frame;
+pub(crate) mod group_norm;
 pub(crate) mod linear;
 pub(crate) mod norm;
+mod rounding;
 pub(crate) mod vector;
 
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
-use half::{bf16, f16};
 
 /// A tensor's elements as contiguous `f32` (a copy only where the dtype or the layout asks for one).
 pub(crate) fn with_f32<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
@@ -66,8 +70,8 @@ impl Rounding {
     pub(crate) fn round(self, x: f32) -> f32 {
         match self {
             Self::None => x,
-            Self::F16 => f16::from_f32(x).to_f32(),
-            Self::Bf16 => bf16::from_f32(x).to_f32(),
+            Self::F16 => rounding::to_f16(x),
+            Self::Bf16 => rounding::to_bf16(x),
         }
     }
 }
