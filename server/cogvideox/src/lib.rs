@@ -10,7 +10,9 @@ pub mod noise;
 mod ops;
 mod pipeline_config;
 pub mod scheduler;
+mod tokenizer;
 mod weights;
 
 pub use error::{Error, Result};
 pub use pipeline_config::PipelineClass;
+pub use tokenizer::{Tokenizer, Tokens};
