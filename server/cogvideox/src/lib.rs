@@ -10,7 +10,9 @@ pub mod noise;
 mod ops;
 mod pipeline_config;
 pub mod scheduler;
+pub mod text_encoder;
 mod tokenizer;
+pub mod transformer;
 mod weights;
 
 pub use error::{Error, Result};

@@ -4,6 +4,10 @@
 //! registers, and round to the tensor's dtype exactly where PyTorch's CPU kernels round. Relies on candle for storage
 //! only; must not know the model's configuration.
 
+pub(crate) mod attention;
+pub(crate) mod linear;
+pub(crate) mod norm;
+pub(crate) mod t5;
 pub(crate) mod vector;
 
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
@@ -23,6 +27,12 @@ pub(crate) fn with_f32<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) 
 /// `f32` results as a tensor of `dtype` on the CPU, rounded to nearest even.
 pub(crate) fn from_f32(data: Vec<f32>, shape: &[usize], dtype: DType) -> Result<Tensor> {
     Tensor::from_vec(data, shape, &Device::Cpu)?.to_dtype(dtype)
+}
+
+/// SiLU of each element, rounded to the tensor's dtype.
+pub(crate) fn silu(x: &Tensor) -> Result<Tensor> {
+    let out = with_f32(x, |x| Ok(x.iter().map(|&x| vector::silu(x)).collect()))?;
+    from_f32(out, x.dims(), x.dtype())
 }
 
 /// Rounds `f32` values to what a dtype can hold, between the steps of a fused operation.

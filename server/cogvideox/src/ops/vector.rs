@@ -49,6 +49,63 @@ pub(crate) fn gelu_tanh(x: f32) -> f32 {
     x / (1.0 + exp(-u))
 }
 
+/// Lanes of the running totals below: one AVX-512 register.
+const LANES: usize = 16;
+
+/// Folds a slice with [`LANES`] independent totals, which a compiler may not introduce by itself.
+#[inline(always)]
+fn fold(values: &[f32], start: f32, step: impl Fn(f32, f32) -> f32, join: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut totals = [start; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (total, value) in totals.iter_mut().zip(chunk) {
+            *total = step(*total, *value);
+        }
+    }
+    for (total, value) in totals.iter_mut().zip(rest) {
+        *total = step(*total, *value);
+    }
+    totals.into_iter().reduce(join).unwrap_or(start)
+}
+
+/// The sum of a slice.
+#[inline(always)]
+pub(crate) fn sum(values: &[f32]) -> f32 {
+    fold(values, 0.0, |a, x| a + x, |a, b| a + b)
+}
+
+/// The sum of `(x - mean)^2`.
+#[inline(always)]
+pub(crate) fn sum_of_squared_deviations(values: &[f32], mean: f32) -> f32 {
+    fold(values, 0.0, |a, x| (x - mean).mul_add(x - mean, a), |a, b| a + b)
+}
+
+/// The greatest value; a NaN is passed over.
+#[inline(always)]
+pub(crate) fn max(values: &[f32]) -> f32 {
+    // `f32::max` would cost a NaN check per element.
+    let greater = |a: f32, b: f32| if b > a { b } else { a };
+    fold(values, f32::NEG_INFINITY, greater, greater)
+}
+
+/// Replaces each `x` by `e^(x - shift)` and returns the sum of the results.
+#[inline(always)]
+pub(crate) fn exp_in_place(values: &mut [f32], shift: f32) -> f32 {
+    let mut totals = [0.0; LANES];
+    let (chunks, rest) = values.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for (total, value) in totals.iter_mut().zip(chunk) {
+            *value = exp(*value - shift);
+            *total += *value;
+        }
+    }
+    for (total, value) in totals.iter_mut().zip(rest) {
+        *value = exp(*value - shift);
+        *total += *value;
+    }
+    totals.into_iter().sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::{exp, gelu_tanh, silu};

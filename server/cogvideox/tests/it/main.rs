@@ -1,0 +1,6 @@
+//! The model crate against diffusers' own outputs (`tests/golden`, made by `reference/make_golden.py`).
+
+mod golden;
+mod noise;
+mod text_encoder;
+mod transformer;
