@@ -111,8 +111,10 @@ impl Weights {
             safetensors::Dtype::F32 => DType::F32,
             safetensors::Dtype::F16 => DType::F16,
             safetensors::Dtype::BF16 => DType::BF16,
+            // diffusers keeps a learned position table that it initialised itself in this dtype.
+            safetensors::Dtype::F64 => DType::F64,
             other => {
-                let message = format!("tensor {name} is stored as {other:?}, expected F32, F16 or BF16");
+                let message = format!("tensor {name} is stored as {other:?}, expected F32, F16, BF16 or F64");
                 return Err(Error::weights(&file.path, message));
             }
         };
