@@ -10,9 +10,12 @@ pub mod noise;
 mod ops;
 mod pipeline_config;
 pub mod scheduler;
+pub mod text_encoder;
+mod tokenizer;
 pub mod transformer;
 pub mod vae;
 mod weights;
 
 pub use error::{Error, Result};
 pub use pipeline_config::PipelineClass;
+pub use tokenizer::{Tokenizer, Tokens};

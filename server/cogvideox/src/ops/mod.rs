@@ -12,6 +12,7 @@ pub(crate) mod group_norm;
 pub(crate) mod linear;
 pub(crate) mod norm;
 mod rounding;
+pub(crate) mod t5;
 pub(crate) mod vector;
 
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};

@@ -131,7 +131,11 @@ pub(crate) fn gated_add(
 }
 
 /// Calls `f(row index, row, output row)` for each row of `(b, s, d)`, in parallel.
-fn map_rows(x: &Tensor, size: usize, f: impl Fn(usize, &[f32], &mut [f32]) + Sync) -> Result<Vec<f32>> {
+pub(super) fn map_rows(
+    x: &Tensor,
+    size: usize,
+    f: impl Fn(usize, &[f32], &mut [f32]) + Sync,
+) -> Result<Vec<f32>> {
     let (_, _, found) = x.dims3()?;
     if found != size {
         candle_core::bail!("norm of {size} features, found {found}");
