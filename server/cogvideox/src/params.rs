@@ -169,7 +169,10 @@ impl LatentShape {
         let pixels = SPATIAL_COMPRESSION_RATIO * config.patch_size;
         for (field, value) in [("height", params.height), ("width", params.width)] {
             if value == 0 || !value.is_multiple_of(pixels) {
-                return Err(Error::invalid(field, format!("expected a multiple of {pixels} pixels, found {value}")));
+                return Err(Error::invalid(
+                    field,
+                    format!("expected a multiple of {pixels} pixels, found {value}"),
+                ));
             }
         }
         if params.num_frames == 0 {

@@ -24,7 +24,7 @@ const MAX_SIZE: usize = 1 << 24;
 /// `text_encoder/config.json`, with the defaults of transformers' `T5Config`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
-struct T5Config {
+pub(crate) struct T5Config {
     model_type: String,
     vocab_size: usize,
     d_model: usize,
@@ -62,6 +62,12 @@ impl Default for T5Config {
 }
 
 impl T5Config {
+    /// A small one over the published vocabulary, for the demo model.
+    pub(crate) fn tiny(d_model: usize) -> Self {
+        let (d_kv, d_ff) = (d_model / 4, 2 * d_model);
+        Self { d_model, d_kv, d_ff, num_heads: 4, num_layers: 2, ..Self::default() }
+    }
+
     fn read(path: &Path) -> Result<Self> {
         let config: Self = read_config(path, &["T5EncoderModel"])?.config;
         let texts = [
@@ -141,7 +147,12 @@ impl T5EncoderModel {
     pub fn load(dir: &Path, dtype: DType, device: &Device) -> Result<Self> {
         let config = T5Config::read(&dir.join("config.json"))?;
         let weights = Weights::open(dir, TRANSFORMERS_STEM)?;
-        let root = weights.root(dtype, device);
+        let model = Self::from_weights(config, &weights.root(dtype, device))?;
+        weights.finish()?;
+        Ok(model)
+    }
+
+    pub(crate) fn from_weights(config: T5Config, root: &WeightScope<'_>) -> Result<Self> {
         let encoder = root.pp("encoder");
         let table = [config.vocab_size, config.d_model];
         // One tensor under two names; transformers usually stores the first.
@@ -158,9 +169,15 @@ impl T5EncoderModel {
             .collect::<Result<_>>()?;
         let final_layer_norm =
             RmsNorm::load(&encoder.pp("final_layer_norm"), config.d_model, config.layer_norm_epsilon)?;
-        weights.finish()?;
         let relative_attention_bias = bias.to_dtype(DType::F32)?.to_vec2()?;
-        Ok(Self { config, embed_tokens, relative_attention_bias, blocks, final_layer_norm, dtype })
+        Ok(Self {
+            config,
+            embed_tokens,
+            relative_attention_bias,
+            blocks,
+            final_layer_norm,
+            dtype: root.dtype(),
+        })
     }
 
     /// The width of an embedding.

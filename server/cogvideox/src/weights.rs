@@ -88,7 +88,13 @@ impl Weights {
 }
 
 /// Norms about one, biases about zero, matrices by their fan-in, so that signals neither vanish nor explode.
-fn draw(generator: &mut Generator, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
+fn draw(
+    generator: &mut Generator,
+    name: &str,
+    shape: &[usize],
+    dtype: DType,
+    device: &Device,
+) -> Result<Tensor> {
     let normal = generator.randn(shape, DType::F32)?;
     let (scale, offset) = match shape {
         [_] if name.ends_with("weight") => (0.1, 1.0),

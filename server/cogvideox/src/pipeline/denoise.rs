@@ -72,7 +72,7 @@ impl CogVideoXPipeline {
             ofs: OFS,
             positions: &conditioning.positions,
         };
-        self.transformer.forward(&input, &mut || notify(on_event, Event::CheckPoint))
+        self.components.transformer.forward(&input, &mut || notify(on_event, Event::CheckPoint))
     }
 }
 

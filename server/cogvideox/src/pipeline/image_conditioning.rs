@@ -27,14 +27,15 @@ impl CogVideoXPipeline {
         let pixels = preprocess(image, params.width, params.height)?.to_dtype(self.dtype)?;
         let pixels = pixels.unsqueeze(2)?.to_device(&self.device)?;
         let mut check = |_| notify(on_event, Event::CheckPoint);
-        let posterior = self.vae.encode(&pixels, tiling, &mut check)?;
-        let noise = generator.randn(posterior.mean.shape().clone(), self.dtype)?.to_device(&self.device)?;
+        let (mean, logvar) = self.components.vae.encode(&pixels, tiling, &mut check)?;
+        let noise = generator.randn(mean.shape().clone(), self.dtype)?.to_device(&self.device)?;
         // std = exp(0.5 * logvar), each step in the VAE's dtype.
-        let std = scaled(&posterior.logvar, 0.5)?.to_dtype(DType::F32)?.exp()?.to_dtype(self.dtype)?;
-        let sample = (posterior.mean + (std * noise)?)?.permute((0, 2, 1, 3, 4))?.contiguous()?;
+        let std = scaled(&logvar, 0.5)?.to_dtype(DType::F32)?.exp()?.to_dtype(self.dtype)?;
+        let sample = (mean + (std * noise)?)?.permute((0, 2, 1, 3, 4))?.contiguous()?;
 
-        let config = self.vae.config();
-        let factor = if config.invert_scale_latents { 1.0 / config.scaling_factor } else { config.scaling_factor };
+        let config = self.components.vae.config();
+        let factor =
+            if config.invert_scale_latents { 1.0 / config.scaling_factor } else { config.scaling_factor };
         let image_latents = scaled(&sample, factor)?;
         let [b, frames, c, h, w] = shape.dims();
         if frames == 1 {

@@ -14,14 +14,12 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
-pub use self::event::Event;
 use self::denoise::Conditioning;
+pub use self::event::Event;
+use crate::description::ModelDescription;
 use crate::noise::Generator;
-use crate::params::{GenerationParams, LatentShape, ModelDefaults, ModelForm};
-use crate::pipeline_config::PipelineIndex;
-use crate::scheduler::Scheduler;
+use crate::params::{GenerationParams, LatentShape};
 use crate::text_encoder::T5EncoderModel;
-use crate::tokenizer::Tokenizer;
 use crate::transformer::CogVideoXTransformer3DModel;
 use crate::vae::{AutoencoderKlCogVideoX, Tiling};
 use crate::{Error, Result};
@@ -41,14 +39,17 @@ pub struct VideoFrames {
 
 /// A loaded pipeline.
 pub struct CogVideoXPipeline {
-    form: ModelForm,
+    description: ModelDescription,
     dtype: DType,
     device: Device,
-    tokenizer: Tokenizer,
-    text_encoder: T5EncoderModel,
-    transformer: CogVideoXTransformer3DModel,
-    vae: AutoencoderKlCogVideoX,
-    scheduler: Scheduler,
+    components: Components,
+}
+
+/// The parts that hold weights.
+pub(crate) struct Components {
+    pub(crate) text_encoder: T5EncoderModel,
+    pub(crate) transformer: CogVideoXTransformer3DModel,
+    pub(crate) vae: AutoencoderKlCogVideoX,
 }
 
 /// The caller's callback, whose `Break` ends the run.
@@ -69,63 +70,55 @@ impl CogVideoXPipeline {
     /// [`Error::UnsupportedDtype`] for f16 with a model that overflows in it; otherwise the file, key or tensor that
     /// is not as the model needs it.
     pub fn load(dir: &Path, dtype: DType, device: &Device) -> Result<Self> {
-        let index = PipelineIndex::read(dir)?;
-        let tokenizer = Tokenizer::load(&dir.join("tokenizer"))?;
-        let scheduler = Scheduler::load(&dir.join("scheduler"), &index.scheduler_class)?;
-        let transformer = CogVideoXTransformer3DModel::load(&dir.join("transformer"), dtype, device)?;
-        let form = ModelForm::of(index.class, transformer.config());
-        if dtype == DType::F16 && !form.runs_in_f16() {
+        let description = ModelDescription::read(dir)?;
+        if dtype == DType::F16 && !description.form.runs_in_f16() {
             return Err(Error::UnsupportedDtype(
-                "f16 overflows in every CogVideoX model but 2B and gives a black video; use bf16 or f32".to_owned(),
+                "f16 overflows in every CogVideoX model but 2B and gives a black video; use bf16 or f32"
+                    .to_owned(),
             ));
         }
-        let vae = AutoencoderKlCogVideoX::load(&dir.join("vae"), dtype, device)?;
-        let text_encoder = T5EncoderModel::load(&dir.join("text_encoder"), dtype, device)?;
-        let pipeline = Self { form, dtype, device: device.clone(), tokenizer, text_encoder, transformer, vae, scheduler };
+        let components = Components {
+            text_encoder: T5EncoderModel::load(&dir.join("text_encoder"), dtype, device)?,
+            transformer: CogVideoXTransformer3DModel::load(&dir.join("transformer"), dtype, device)?,
+            vae: AutoencoderKlCogVideoX::load(&dir.join("vae"), dtype, device)?,
+        };
+        let pipeline = Self::new(description, components, dtype, device);
         pipeline.check_components(dir)?;
         Ok(pipeline)
     }
 
+    pub(crate) fn new(
+        description: ModelDescription,
+        components: Components,
+        dtype: DType,
+        device: &Device,
+    ) -> Self {
+        Self { description, dtype, device: device.clone(), components }
+    }
+
     /// Components that load one by one may still come from different models.
     fn check_components(&self, dir: &Path) -> Result<()> {
-        let config = self.transformer.config();
-        let latents = self.vae.config().latent_channels;
-        let in_channels = if self.form.takes_image() { 2 * latents } else { latents };
+        let config = self.components.transformer.config();
+        let latents = self.components.vae.config().latent_channels;
+        let in_channels = if self.description.form.takes_image() { 2 * latents } else { latents };
         let transformer = dir.join("transformer/config.json");
         let expect = |key: &str, expected: usize, found: usize| {
             if expected == found {
                 return Ok(());
             }
-            Err(Error::config(&transformer, format!("{key}: the other components need {expected}, found {found}")))
+            Err(Error::config(
+                &transformer,
+                format!("{key}: the other components need {expected}, found {found}"),
+            ))
         };
         expect("in_channels", in_channels, config.in_channels)?;
         expect("out_channels", latents, config.out_channels)?;
-        expect("text_embed_dim", self.text_encoder.config().d_model, config.text_embed_dim)
+        expect("text_embed_dim", self.components.text_encoder.d_model(), config.text_embed_dim)
     }
 
-    /// Which of the published forms this is.
-    pub fn form(&self) -> ModelForm {
-        self.form
-    }
-
-    /// What to ask for where the user says nothing.
-    pub fn defaults(&self) -> ModelDefaults {
-        ModelDefaults::of(self.form, self.transformer.config())
-    }
-
-    /// The pipeline's tokenizer.
-    pub fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
-    }
-
-    /// The checkpoint's scheduler.
-    pub fn scheduler(&self) -> &Scheduler {
-        &self.scheduler
-    }
-
-    /// Tokens that a prompt is padded or truncated to.
-    pub fn max_prompt_tokens(&self) -> usize {
-        self.transformer.config().max_text_seq_length
+    /// What the model is and what it is asked for by default.
+    pub fn description(&self) -> &ModelDescription {
+        &self.description
     }
 
     /// Runs one generation. `on_event` is told of progress and asked, between pieces of at most about a second,
@@ -135,18 +128,20 @@ impl CogVideoXPipeline {
     /// [`Error::Interrupted`] when `on_event` broke off, [`Error::InvalidParams`] before any work,
     /// [`Error::NanLatents`] when the numbers overflowed.
     pub fn generate(&self, params: &GenerationParams, on_event: &mut OnEvent<'_>) -> Result<VideoFrames> {
-        let shape = LatentShape::of(params, self.transformer.config())?;
-        let scheduler = self.scheduler.with_kind(params.scheduler);
+        let shape = LatentShape::of(params, self.components.transformer.config())?;
+        let scheduler = self.description.scheduler.with_kind(params.scheduler);
         let schedule = scheduler.schedule(params.num_inference_steps)?;
-        let positions = self.transformer.positions(shape.frames, shape.height, shape.width)?;
-        let tiling = if params.vae_tiling { Some(self.vae.default_tiling()) } else { None };
+        let positions = self.components.transformer.positions(shape.frames, shape.height, shape.width)?;
+        let tiling = if params.vae_tiling { Some(self.components.vae.default_tiling()) } else { None };
         self.check_image(params)?;
 
         let prompt_embeds = self.encode_prompts(params, on_event)?;
         let mut generator = Generator::seed(params.seed);
         // The image's posterior is sampled before the initial latents are drawn.
         let image_latents = match &params.image {
-            Some(image) => Some(self.image_latents(image, params, shape, tiling.as_ref(), &mut generator, on_event)?),
+            Some(image) => {
+                Some(self.image_latents(image, params, shape, tiling.as_ref(), &mut generator, on_event)?)
+            }
             None => None,
         };
         let latents = self.initial_latents(params, shape, &mut generator)?;
@@ -158,7 +153,7 @@ impl CogVideoXPipeline {
     }
 
     fn check_image(&self, params: &GenerationParams) -> Result<()> {
-        match (self.form.takes_image(), &params.image) {
+        match (self.description.form.takes_image(), &params.image) {
             (true, None) => Err(Error::invalid("image", "this image-to-video model needs one")),
             (false, Some(_)) => Err(Error::invalid("image", "this text-to-video model takes none")),
             _ => Ok(()),
@@ -168,10 +163,11 @@ impl CogVideoXPipeline {
     /// Embeddings of the negative prompt (with guidance) and the prompt, `(2 or 1, tokens, d)`.
     fn encode_prompts(&self, params: &GenerationParams, on_event: &mut OnEvent<'_>) -> Result<Tensor> {
         notify(on_event, Event::TextEncode)?;
-        let tokens = self.tokenizer.encode(&params.prompt, self.max_prompt_tokens());
+        let max_tokens = self.description.max_prompt_tokens;
+        let tokens = self.description.tokenizer.encode(&params.prompt, max_tokens);
         let prompt_embeds = self.encode_ids(&tokens.ids, on_event)?;
         let negative_prompt_embeds = if crate::guidance::is_on(params.guidance_scale) {
-            let tokens = self.tokenizer.encode(&params.negative_prompt, self.max_prompt_tokens());
+            let tokens = self.description.tokenizer.encode(&params.negative_prompt, max_tokens);
             Some(self.encode_ids(&tokens.ids, on_event)?)
         } else {
             None
@@ -191,13 +187,18 @@ impl CogVideoXPipeline {
     }
 
     fn encode_ids(&self, ids: &[u32], on_event: &mut OnEvent<'_>) -> Result<Tensor> {
-        self.text_encoder.forward(ids, &mut || notify(on_event, Event::CheckPoint))
+        self.components.text_encoder.forward(ids, &mut || notify(on_event, Event::CheckPoint))
     }
 
     /// The caller's latents, or noise drawn in the shape and dtype that diffusers draws it in.
-    fn initial_latents(&self, params: &GenerationParams, shape: LatentShape, generator: &mut Generator) -> Result<Tensor> {
+    fn initial_latents(
+        &self,
+        params: &GenerationParams,
+        shape: LatentShape,
+        generator: &mut Generator,
+    ) -> Result<Tensor> {
         match &params.initial_latents {
-            None => Ok(generator.randn(shape.dims(), self.dtype)?.to_device(&self.device)?),
+            None => Ok(generator.randn(&shape.dims()[..], self.dtype)?.to_device(&self.device)?),
             Some(latents) if latents.dims() == shape.dims() => {
                 Ok(latents.to_dtype(self.dtype)?.to_device(&self.device)?)
             }
@@ -217,9 +218,9 @@ impl CogVideoXPipeline {
     ) -> Result<VideoFrames> {
         notify(on_event, Event::VaeDecode { fraction: 0.0 })?;
         let latents = latents.permute((0, 2, 1, 3, 4))?.contiguous()?;
-        let latents = postprocess::scaled(&latents, 1.0 / self.vae.config().scaling_factor)?;
+        let latents = postprocess::scaled(&latents, 1.0 / self.components.vae.config().scaling_factor)?;
         let mut check = |fraction| notify(on_event, Event::VaeDecode { fraction });
-        let video = self.vae.decode(&latents, tiling, &mut check)?;
+        let video = self.components.vae.decode(&latents, tiling, &mut check)?;
         postprocess::frames(&video)
     }
 }

@@ -2,6 +2,7 @@
 
 mod golden;
 mod noise;
+mod pipeline;
 mod text_encoder;
 mod transformer;
 mod vae;
