@@ -1,5 +1,7 @@
 //! The store through its public doors, in a temporary folder.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its tools too")]
+
 use std::{collections::HashSet, fs, path::Path};
 
 use store::{Error, Stored, Swept, VideoStore};
