@@ -57,15 +57,17 @@ pub(crate) fn encode(frames: &Frames, options: EncodeOptions) -> Result<Vec<Pack
 
 fn config(frames: &Frames, options: EncodeOptions) -> EncoderConfig {
     let qp = match options.quality {
-        Quality::Compact => 26,
-        Quality::Standard => 20,
-        Quality::High => 16,
+        Quality::Compact => 22,
+        Quality::Standard => 16,
+        // The lowest that the encoder takes; lower values are silently raised to it.
+        Quality::High => 12,
     };
     EncoderConfig::new()
         // On by default: frames vanish when the rate control thinks them too dear.
         .skip_frames(false)
-        // A range of one value makes the quantizer constant, which is the point. `Off` would ignore the range.
-        .rate_control_mode(RateControlMode::Quality)
+        // A range of one value makes the quantizer constant, which is the point. `Off` would ignore the range;
+        // `Quality` gives the same bits and prints a warning to stderr for every clip.
+        .rate_control_mode(RateControlMode::Bufferbased)
         .qp(QpRange::new(qp, qp))
         .bitrate(BitRate::from_bps(nominal_bits_per_second(frames, options.fps)))
         .max_frame_rate(FrameRate::from_hz(options.fps as f32))

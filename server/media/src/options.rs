@@ -18,14 +18,17 @@ pub struct EncodeOptions {
 
 /// Picture quality against file size, as a constant quantizer: the same quality for every clip, whatever its size
 /// in bytes comes to.
+///
+/// The figures are the worst frame's RGB PSNR and the size of 49 frames of 720x480, for the tests' natural clip with
+/// noise of deviation 1.5 and 6; 4:2:0 chroma alone caps it at about 45 dB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Quality {
-    /// Small files with visible but mild loss.
+    /// Small files with mild loss in fine texture: 40.4 dB in 0.2 MiB, 37.8 dB in 2.6 MiB.
     Compact,
-    /// Visually lossless at normal viewing.
+    /// Visually lossless at normal viewing: 42.5 dB in 1.2 MiB, 41.9 dB in 4.9 MiB.
     #[default]
     Standard,
-    /// For further editing.
+    /// For further editing: 44.4 dB in 2.3 MiB, 44.1 dB in 6.5 MiB.
     High,
 }
 
