@@ -116,7 +116,11 @@ impl CreateVideoRequest {
             height: fields.integer("height", any.clone(), Code::UnsupportedSize)?,
             num_frames: fields.integer("num_frames", any.clone(), Code::UnsupportedNumFrames)?,
             fps: fields.integer("fps", any.clone(), Code::UnsupportedFps)?,
-            num_inference_steps: fields.integer("num_inference_steps", any, Code::UnsupportedNumInferenceSteps)?,
+            num_inference_steps: fields.integer(
+                "num_inference_steps",
+                any,
+                Code::UnsupportedNumInferenceSteps,
+            )?,
             guidance_scale: fields.float("guidance_scale")?,
             use_dynamic_cfg: fields.boolean("use_dynamic_cfg")?,
             scheduler: fields.string("scheduler")?.map(|name| scheduler(&name)).transpose()?,
@@ -157,7 +161,8 @@ impl CreateVideoRequest {
         };
         let metadata = self.metadata.unwrap_or_default();
         check_metadata(&metadata)?;
-        let cut = prompt_truncated.then(|| format!("the model reads the first {} tokens only", card.max_prompt_tokens));
+        let cut = prompt_truncated
+            .then(|| format!("the model reads the first {} tokens only", card.max_prompt_tokens));
         Ok(NewVideo {
             model: card.id.clone(),
             params,
@@ -192,7 +197,11 @@ impl CreateVideoRequest {
         let named = match &self.size {
             None => None,
             Some(text) => Some(parse_size(text).ok_or_else(|| {
-                let message = format!("'size' must read WIDTHxHEIGHT, such as {}, found {}", card.default_size, quoted(text));
+                let message = format!(
+                    "'size' must read WIDTHxHEIGHT, such as {}, found {}",
+                    card.default_size,
+                    quoted(text)
+                );
                 Error::param(Code::UnsupportedSize, "size", message)
             })?),
         };
@@ -228,13 +237,16 @@ impl CreateVideoRequest {
             None => None,
             Some(seconds) => Some(lattice.nearest(seconds * fps).ok_or_else(|| {
                 let (min, max) = (f64::from(lattice.min) / fps, f64::from(lattice.max) / fps);
-                let message =
-                    format!("'seconds' must lie between {min} and {max} for the model '{}', found {seconds}", card.id);
+                let message = format!(
+                    "'seconds' must lie between {min} and {max} for the model '{}', found {seconds}",
+                    card.id
+                );
                 Error::param(Code::InvalidSeconds, "seconds", message)
             })?),
         };
         if let Some(num_frames) = self.num_frames.filter(|&num_frames| !lattice.contains(num_frames)) {
-            let message = format!("'num_frames' must be {lattice} for the model '{}', found {num_frames}", card.id);
+            let message =
+                format!("'num_frames' must be {lattice} for the model '{}', found {num_frames}", card.id);
             return Err(Error::param(Code::UnsupportedNumFrames, "num_frames", message));
         }
         match (self.num_frames, by_seconds) {
@@ -296,18 +308,28 @@ fn check_image(card: &ModelCard, has_image: bool) -> Result<()> {
         return Err(Error::param(Code::UnsupportedOperation, "model", message));
     }
     if has_image {
-        let message = format!("the model '{}' makes videos from text alone; leave 'input_reference' out", card.id);
+        let message =
+            format!("the model '{}' makes videos from text alone; leave 'input_reference' out", card.id);
         return Err(Error::param(Code::UnsupportedInputReference, "input_reference", message));
     }
     Ok(())
 }
 
-fn check_prompt(param: &str, prompt: &str, truncate: bool, card: &ModelCard, door: &Door<'_>) -> Result<usize> {
+fn check_prompt(
+    param: &str,
+    prompt: &str,
+    truncate: bool,
+    card: &ModelCard,
+    door: &Door<'_>,
+) -> Result<usize> {
     let too_long = |message| Err(Error::param(Code::PromptTooLong, param, message));
     // Before tokenizing: the cap bounds the tokenizer's work.
     let chars = prompt.chars().count();
     if chars > door.max_prompt_chars {
-        return too_long(format!("'{param}' has {chars} characters, the server takes {}", door.max_prompt_chars));
+        return too_long(format!(
+            "'{param}' has {chars} characters, the server takes {}",
+            door.max_prompt_chars
+        ));
     }
     let tokens = door.prompt_tokens.count(prompt);
     if tokens > card.max_prompt_tokens && !truncate {
@@ -323,7 +345,10 @@ fn check_prompt(param: &str, prompt: &str, truncate: bool, card: &ModelCard, doo
 fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<()> {
     let refuse = |message| Err(Error::param(Code::InvalidMetadata, "metadata", message));
     if metadata.len() > MAX_METADATA_ENTRIES {
-        return refuse(format!("'metadata' has {} entries, at most {MAX_METADATA_ENTRIES} are kept", metadata.len()));
+        return refuse(format!(
+            "'metadata' has {} entries, at most {MAX_METADATA_ENTRIES} are kept",
+            metadata.len()
+        ));
     }
     for (key, value) in metadata {
         let (key_chars, value_chars) = (key.chars().count(), value.chars().count());

@@ -256,7 +256,9 @@ impl IntoResponse for Error {
                 let code = Code::RangeNotSatisfiable;
                 (code.status(), code.as_str().to_owned(), Some("range".to_owned()))
             }
-            Self::Queue(queue::Error::NotFound(id)) => return video_not_found(&id.to_string()).into_response(),
+            Self::Queue(queue::Error::NotFound(id)) => {
+                return video_not_found(&id.to_string()).into_response();
+            }
             Self::Queue(_) | Self::Store(_) | Self::Read(_) => {
                 tracing::error!(error = %message, "request failed");
                 return status_response(StatusCode::INTERNAL_SERVER_ERROR);
@@ -318,7 +320,10 @@ pub(crate) async fn envelope(request: Request, next: Next) -> Response {
                 status if status.is_client_error() => {
                     (Code::InvalidRequest, "the request is not well formed".to_owned())
                 }
-                _ => (Code::Internal, format!("the server failed; its log has the cause under request id {request_id}")),
+                _ => (
+                    Code::Internal,
+                    format!("the server failed; its log has the cause under request id {request_id}"),
+                ),
             };
             ErrorBody { message, r#type: status.into(), param: None, code: code.as_str().to_owned() }
         }

@@ -8,11 +8,11 @@ use std::fmt::Write as _;
 
 use axum::http::StatusCode;
 use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{
     Content, OpenApi, PathItem, Ref, RefOr, Response, ResponseBuilder, Responses, encoding::EncodingBuilder,
     path::Operation, path::ParameterStyle,
 };
-use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::{IntoResponses, OpenApi as _};
 
 use crate::error::{Code, ErrorEnvelope, X_REQUEST_ID};
@@ -83,7 +83,9 @@ fn add_request_id(response: &mut Response) {
 /// In a form, `metadata` is a field per entry.
 fn bracket_metadata(operation: &mut Operation) {
     let content = operation.request_body.as_mut().map(|body| &mut body.content);
-    let Some(form) = content.and_then(|content| content.get_mut("application/x-www-form-urlencoded")) else { return };
+    let Some(form) = content.and_then(|content| content.get_mut("application/x-www-form-urlencoded")) else {
+        return;
+    };
     let encoding = EncodingBuilder::new().style(Some(ParameterStyle::DeepObject)).explode(Some(true)).build();
     form.encoding.insert("metadata".to_owned(), encoding);
 }

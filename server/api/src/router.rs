@@ -99,7 +99,8 @@ fn span<B>(request: &axum::http::Request<B>) -> tracing::Span {
 }
 
 fn panicked(panic: Box<dyn Any + Send>) -> Response {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text =
+        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     tracing::error!(panic = text.unwrap_or("without words"), "handler panicked");
     status_response(StatusCode::INTERNAL_SERVER_ERROR)
 }

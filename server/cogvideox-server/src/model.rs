@@ -102,7 +102,7 @@ impl ModelSource {
             supports_image: description.form.takes_image(),
             default_size: size,
             sizes: vec![size],
-            num_frames: FrameLattice::new(defaults.trained_num_frames.iter().map(|n| *n as u32)),
+            num_frames: frame_lattice(&defaults.trained_num_frames),
             default_num_frames: defaults.num_frames as u32,
             fps: defaults.fps,
             num_inference_steps: StepRule {
@@ -120,6 +120,13 @@ impl ModelSource {
             notice: self.notice(),
         }
     }
+}
+
+/// Equally spaced counts, ascending.
+fn frame_lattice(counts: &[usize]) -> FrameLattice {
+    let (min, max) = (counts.first().copied().unwrap_or(1), counts.last().copied().unwrap_or(1));
+    let stride = counts.get(1).map_or(1, |second| second - min);
+    FrameLattice { min: min as u32, max: max as u32, stride: stride as u32 }
 }
 
 /// The tokenizer, for the API's door.

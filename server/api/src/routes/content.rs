@@ -175,7 +175,10 @@ async fn prepare(state: &AppState, id: VideoId, mut fields: Fields) -> Result<(O
         (Status::Cancelled, ..) => return Err(Error::refused(Code::Cancelled, "the video was cancelled")),
         (_, _, Some(error)) => return Err(Error::VideoFailed { code: error.code, message: error.message }),
         (status, ..) => {
-            return Err(Error::refused(Code::VideoNotReady, format!("the video is {status}, it has no content yet")));
+            return Err(Error::refused(
+                Code::VideoNotReady,
+                format!("the video is {status}, it has no content yet"),
+            ));
         }
     };
     let mut headers = HeaderMap::new();
@@ -197,7 +200,9 @@ fn not_modified(request: &HeaderMap, file: &HeaderMap) -> bool {
 /// The one range to send, if not the whole file. Several ranges, a unit other than bytes, an ill-formed header and
 /// an `if-range` of another file are all answered with the whole file, as RFC 9110 allows or asks.
 fn wanted_range(request: &HeaderMap, file: &HeaderMap, bytes: u64) -> Result<Option<RangeInclusive<u64>>> {
-    let Some(range) = request.get(header::RANGE).and_then(|value| value.to_str().ok()) else { return Ok(None) };
+    let Some(range) = request.get(header::RANGE).and_then(|value| value.to_str().ok()) else {
+        return Ok(None);
+    };
     if request.contains_key(header::IF_RANGE) {
         let condition = request.typed_get::<IfRange>();
         if condition.is_none_or(|condition| condition.is_modified(file.typed_get::<ETag>().as_ref(), None)) {

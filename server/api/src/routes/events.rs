@@ -156,8 +156,7 @@ pub(crate) async fn follow(State(state): State<AppState>, VideoPath(id): VideoPa
         *first = std::mem::take(first).retry(RECONNECT_AFTER);
     }
     let stream = Sse::new(events(follower)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("ping"));
-    let headers =
-        [(header::CACHE_CONTROL, "no-store"), (HeaderName::from_static("x-accel-buffering"), "no")];
+    let headers = [(header::CACHE_CONTROL, "no-store"), (HeaderName::from_static("x-accel-buffering"), "no")];
     Ok((headers, stream).into_response())
 }
 
