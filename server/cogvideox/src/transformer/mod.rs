@@ -1,0 +1,345 @@
+//! `CogVideoXTransformer3DModel`: latents, text and a timestep in, the predicted velocity out.
+//!
+//! One type serves all published forms; its configuration decides between sincos, rotary and learned positions,
+//! patches in space or in space and time, and the `ofs` embedding. Relies on [`crate::ops`] and [`crate::weights`];
+//! must not know schedulers, guidance or how latents become frames.
+
+mod block;
+mod config;
+mod embeddings;
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+
+use self::block::{Block, BlockInput};
+pub use self::config::TransformerConfig;
+use self::embeddings::{Grid, crop_region, linspace, rotary_tables, sincos_table, timestep_embedding};
+use crate::ops::attention::RotaryTables;
+use crate::ops::linear::Linear;
+use crate::ops::norm::{LayerNorm, Modulation, ShiftScale, Streams};
+use crate::ops::silu;
+use crate::pipeline_config::read_config;
+use crate::weights::{DIFFUSERS_STEM, WeightScope, Weights};
+use crate::{Error, Result};
+
+/// `linear_1`, SiLU, `linear_2` (diffusers' `TimestepEmbedding`).
+struct TimestepEmbedding {
+    linear_1: Linear,
+    linear_2: Linear,
+}
+
+impl TimestepEmbedding {
+    fn load(scope: &WeightScope<'_>, in_dim: usize, dim: usize) -> Result<Self> {
+        Ok(Self {
+            linear_1: Linear::load(&scope.pp("linear_1"), in_dim, dim, true)?,
+            linear_2: Linear::load(&scope.pp("linear_2"), dim, dim, true)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(self.linear_2.forward(&silu(&self.linear_1.forward(x)?)?)?)
+    }
+}
+
+/// The positions of one video size, made once for all steps of a run.
+pub struct Positions {
+    rotary: Option<RotaryTables>,
+    /// Added to the embedded tokens, `(1, text + video, inner)`.
+    table: Option<Tensor>,
+}
+
+impl Positions {
+    /// Cosines and sines of the video tokens, `(tokens, head_dim)` row-major each; none for a model without rotary
+    /// positions.
+    pub fn rotary(&self) -> Option<(&[f32], &[f32])> {
+        self.rotary.as_ref().map(|tables| (&tables.cos[..], &tables.sin[..]))
+    }
+
+    /// What is added to the embedded tokens, `(1, text + video, inner)`; none for a model with rotary positions only.
+    pub fn table(&self) -> Option<&Tensor> {
+        self.table.as_ref()
+    }
+}
+
+/// What one forward computes from; all tensors in the model's dtype.
+pub struct TransformerInput<'a> {
+    /// `(b, f, c, h, w)`; image-to-video models take the image's latents as further channels.
+    pub hidden_states: &'a Tensor,
+    /// `(b, text, text_embed_dim)`.
+    pub encoder_hidden_states: &'a Tensor,
+    /// 0 to 999.
+    pub timestep: usize,
+    /// The value that `ofs_embedding` embeds, for models that have one.
+    pub ofs: f32,
+    /// From [`CogVideoXTransformer3DModel::positions`] for this size.
+    pub positions: &'a Positions,
+}
+
+/// The denoiser.
+pub struct CogVideoXTransformer3DModel {
+    config: TransformerConfig,
+    dtype: DType,
+    patch_proj: Linear,
+    text_proj: Linear,
+    learned_table: Option<Tensor>,
+    time_embedding: TimestepEmbedding,
+    ofs_embedding: Option<TimestepEmbedding>,
+    blocks: Vec<Block>,
+    norm_final: LayerNorm,
+    norm_out_linear: Linear,
+    norm_out: LayerNorm,
+    proj_out: Linear,
+}
+
+impl CogVideoXTransformer3DModel {
+    /// Loads the `transformer/` folder of a pipeline.
+    ///
+    /// # Errors
+    /// [`Error::Config`], [`Error::Weights`], [`Error::MissingTensor`], [`Error::TensorShape`] or
+    /// [`Error::SurplusTensors`] when the folder is not this model's.
+    pub fn load(dir: &Path, dtype: DType, device: &Device) -> Result<Self> {
+        let path = dir.join("config.json");
+        let config = read_config::<TransformerConfig>(&path, &["CogVideoXTransformer3DModel"])?.config;
+        config.check().map_err(|message| Error::config(&path, message))?;
+        let weights = Weights::open(dir, DIFFUSERS_STEM)?;
+        let model = Self::from_weights(config, &weights.root(dtype, device))?;
+        weights.finish()?;
+        Ok(model)
+    }
+
+    pub(crate) fn from_weights(config: TransformerConfig, scope: &WeightScope<'_>) -> Result<Self> {
+        let (dim, time_dim) = (config.inner_dim(), config.time_embed_dim);
+        let patch = scope.pp("patch_embed");
+        let ofs_embedding = match config.ofs_embed_dim {
+            Some(ofs_dim) => Some(TimestepEmbedding::load(&scope.pp("ofs_embedding"), ofs_dim, ofs_dim)?),
+            None => None,
+        };
+        let blocks = scope.pp("transformer_blocks");
+        let norm_out = scope.pp("norm_out");
+        let norm = |scope| LayerNorm::load(&scope, dim, config.norm_eps, config.norm_elementwise_affine);
+        Ok(Self {
+            patch_proj: load_patch_proj(&patch.pp("proj"), &config)?,
+            text_proj: Linear::load(&patch.pp("text_proj"), config.text_embed_dim, dim, true)?,
+            learned_table: load_learned_table(&patch, &config)?,
+            time_embedding: TimestepEmbedding::load(&scope.pp("time_embedding"), dim, time_dim)?,
+            ofs_embedding,
+            blocks: (0..config.num_layers)
+                .map(|i| Block::load(&blocks.pp(i), &config))
+                .collect::<Result<_>>()?,
+            norm_final: norm(scope.pp("norm_final"))?,
+            norm_out_linear: Linear::load(&norm_out.pp("linear"), time_dim, 2 * dim, true)?,
+            norm_out: norm(norm_out.pp("norm"))?,
+            proj_out: Linear::load(
+                &scope.pp("proj_out"),
+                dim,
+                config.patch_values(config.out_channels),
+                true,
+            )?,
+            dtype: scope.dtype(),
+            config,
+        })
+    }
+
+    /// As read from `config.json`.
+    pub fn config(&self) -> &TransformerConfig {
+        &self.config
+    }
+
+    /// The positions for latents of `frames` x `height` x `width`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParams`] for a size that the model cannot run: not divisible into patches, another size than
+    /// a learned table's, or beyond the training size of a model with sliced rotary positions (1.5).
+    pub fn positions(&self, frames: usize, height: usize, width: usize) -> Result<Positions> {
+        let grid = self.grid(frames, height, width)?;
+        let rotary =
+            if self.config.use_rotary_positional_embeddings { Some(self.rotary(grid)?) } else { None };
+        let table = if !self.config.use_rotary_positional_embeddings || self.learned_table.is_some() {
+            Some(self.additive_table(grid, frames, height, width)?)
+        } else {
+            None
+        };
+        Ok(Positions { rotary, table })
+    }
+
+    fn grid(&self, frames: usize, height: usize, width: usize) -> Result<Grid> {
+        let (p, p_t) = (self.config.patch_size, self.config.patch_frames());
+        let check = |field, value: usize, patch: usize| {
+            if value > 0 && value.is_multiple_of(patch) {
+                return Ok(value / patch);
+            }
+            Err(Error::invalid(field, format!("{value} latents do not divide into patches of {patch}")))
+        };
+        let (rows, columns) = (check("height", height, p)?, check("width", width, p)?);
+        Ok(Grid { frames: check("num_frames", frames, p_t)?, rows, columns })
+    }
+
+    fn rotary(&self, grid: Grid) -> Result<RotaryTables> {
+        let base_rows = self.config.sample_height / self.config.patch_size;
+        let base_columns = self.config.sample_width / self.config.patch_size;
+        let head_dim = self.config.attention_head_dim;
+        let (rows, columns, frames) = (grid.rows as f64, grid.columns as f64, grid.frames as f64);
+        if self.config.patch_size_t.is_some() {
+            // 1.5: plain counting, cut from the training grid.
+            for (field, found, limit) in
+                [("height", grid.rows, base_rows), ("width", grid.columns, base_columns)]
+            {
+                if found > limit {
+                    return Err(Error::invalid(
+                        field,
+                        format!("expected at most {limit} patches, found {found}"),
+                    ));
+                }
+            }
+            let count = |n: usize| (0..n).map(|i| i as f32).collect::<Vec<_>>();
+            return Ok(rotary_tables(head_dim, &count(grid.frames), &count(grid.rows), &count(grid.columns)));
+        }
+        let [top, left, bottom, right] = crop_region(grid.rows, grid.columns, base_rows, base_columns);
+        let times = linspace(0.0, frames * (frames - 1.0) / frames, grid.frames);
+        let row_positions = linspace(top, bottom * (rows - 1.0) / rows, grid.rows);
+        let column_positions = linspace(left, right * (columns - 1.0) / columns, grid.columns);
+        Ok(rotary_tables(head_dim, &times, &row_positions, &column_positions))
+    }
+
+    /// The learned table where it fits, the sincos table otherwise: a model with a learned table silently falls back
+    /// to sincos for another frame count, as in diffusers.
+    fn additive_table(&self, grid: Grid, frames: usize, height: usize, width: usize) -> Result<Tensor> {
+        let config = &self.config;
+        if let Some(table) = &self.learned_table {
+            if (height, width) != (config.sample_height, config.sample_width) {
+                let ratio = 8;
+                return Err(Error::invalid(
+                    "height",
+                    format!(
+                        "this model has learned positions and runs at {}x{} only, found {}x{}",
+                        config.sample_width * ratio,
+                        config.sample_height * ratio,
+                        width * ratio,
+                        height * ratio
+                    ),
+                ));
+            }
+            if (frames - 1) * config.temporal_compression_ratio + 1 == config.sample_frames {
+                return Ok(table.clone());
+            }
+        }
+        let (spatial, temporal) = (config.spatial_interpolation_scale, config.temporal_interpolation_scale);
+        let mut values = vec![0.0; config.max_text_seq_length * config.inner_dim()];
+        values.extend(sincos_table(config.inner_dim(), grid, spatial, temporal));
+        let tokens = config.max_text_seq_length + grid.tokens();
+        Ok(Tensor::from_vec(values, (1, tokens, config.inner_dim()), &Device::Cpu)?.to_dtype(self.dtype)?)
+    }
+
+    /// Predicts `(b, f, out_channels, h, w)`. `check` is called between blocks; its error ends the forward.
+    ///
+    /// # Errors
+    /// What `check` returned, or a shape that does not fit.
+    pub fn forward(
+        &self,
+        input: &TransformerInput<'_>,
+        check: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Tensor> {
+        let (_, frames, _, height, width) = input.hidden_states.dims5()?;
+        let grid = self.grid(frames, height, width)?;
+        let streams = Streams { text_len: input.encoder_hidden_states.dim(1)? };
+        let silu_emb = silu(&self.time_emb(input)?)?;
+        let mut x = self.embed(input)?;
+        let block_input =
+            BlockInput { silu_emb: &silu_emb, rotary: input.positions.rotary.as_ref(), streams };
+        for block in &self.blocks {
+            check()?;
+            x = block.forward(&x, &block_input)?;
+        }
+        // diffusers norms the text tokens too and drops them.
+        let video = x.narrow(1, streams.text_len, grid.tokens())?.contiguous()?;
+        let normed = self.norm_final.forward(&video)?;
+        let modulation = Modulation::new(&self.norm_out_linear.forward(&silu_emb)?, 2)?;
+        let shift_scale = ShiftScale { values: &modulation, shift: [0, 0], scale: [1, 1] };
+        let modulated = self.norm_out.modulated(&normed, Streams { text_len: 0 }, shift_scale)?;
+        self.unpatchify(&self.proj_out.forward(&modulated)?, grid)
+    }
+
+    /// The embedding of the timestep (and of `ofs`), `(1, time_embed_dim)`.
+    fn time_emb(&self, input: &TransformerInput<'_>) -> Result<Tensor> {
+        let config = &self.config;
+        let sinusoid = |value: f32, dim: usize| -> Result<Tensor> {
+            let embedding = timestep_embedding(value, dim, config.flip_sin_to_cos, config.freq_shift)?;
+            Ok(embedding.to_dtype(self.dtype)?)
+        };
+        let emb = self.time_embedding.forward(&sinusoid(input.timestep as f32, config.inner_dim())?)?;
+        match (&self.ofs_embedding, config.ofs_embed_dim) {
+            (Some(ofs_embedding), Some(dim)) => {
+                Ok((emb + ofs_embedding.forward(&sinusoid(input.ofs, dim)?)?)?)
+            }
+            _ => Ok(emb),
+        }
+    }
+
+    /// Text and patches as one sequence with their positions, `(b, text + video, inner)`.
+    fn embed(&self, input: &TransformerInput<'_>) -> Result<Tensor> {
+        let text = self.text_proj.forward(input.encoder_hidden_states)?;
+        let video = self.patch_proj.forward(&self.patchify(input.hidden_states)?)?;
+        let x = Tensor::cat(&[&text, &video], 1)?;
+        match &input.positions.table {
+            Some(table) if table.dim(1)? == x.dim(1)? => Ok(x.broadcast_add(table)?),
+            Some(table) => {
+                let (expected, found) = (table.dim(1)?, x.dim(1)?);
+                Err(Error::invalid(
+                    "prompt_embeds",
+                    format!("expected {expected} tokens in all, found {found}"),
+                ))
+            }
+            None => Ok(x),
+        }
+    }
+
+    /// `(b, f, c, h, w)` to `(b, tokens, c * p_t * p * p)`, the channel slowest within a patch.
+    fn patchify(&self, x: &Tensor) -> Result<Tensor> {
+        let (b, f, c, h, w) = x.dims5()?;
+        if c != self.config.in_channels {
+            return Err(Error::invalid(
+                "latents",
+                format!("expected {} channels, found {c}", self.config.in_channels),
+            ));
+        }
+        let (p, p_t) = (self.config.patch_size, self.config.patch_frames());
+        let split = x.reshape(vec![b, f / p_t, p_t, c, h / p, p, w / p, p])?;
+        let patches = split.permute(vec![0, 1, 4, 6, 3, 2, 5, 7])?.contiguous()?;
+        Ok(patches.reshape((b, f / p_t * (h / p) * (w / p), self.config.patch_values(c)))?)
+    }
+
+    /// The inverse of [`Self::patchify`] for the output's channels.
+    fn unpatchify(&self, x: &Tensor, grid: Grid) -> Result<Tensor> {
+        let (b, c) = (x.dim(0)?, self.config.out_channels);
+        let (p, p_t) = (self.config.patch_size, self.config.patch_frames());
+        let Grid { frames, rows, columns } = grid;
+        let split = x.reshape(vec![b, frames, rows, columns, c, p_t, p, p])?;
+        let video = split.permute(vec![0, 1, 5, 4, 2, 6, 3, 7])?.contiguous()?;
+        Ok(video.reshape((b, frames * p_t, c, rows * p, columns * p))?)
+    }
+}
+
+/// The 1.0 patch layer is a convolution whose stride is its kernel, hence a linear layer over a patch's values; the
+/// 1.5 one is stored as a linear layer, with a bias whatever `patch_bias` says.
+fn load_patch_proj(scope: &WeightScope<'_>, config: &TransformerConfig) -> Result<Linear> {
+    let (dim, p, values) = (config.inner_dim(), config.patch_size, config.patch_values(config.in_channels));
+    if config.patch_size_t.is_some() {
+        return Linear::load(scope, values, dim, true);
+    }
+    let weight = scope.tensor("weight", &[dim, config.in_channels, p, p])?.reshape((dim, values))?;
+    let bias = if config.patch_bias { Some(scope.tensor("bias", &[dim])?) } else { None };
+    Ok(Linear::new(weight, bias))
+}
+
+fn load_learned_table(scope: &WeightScope<'_>, config: &TransformerConfig) -> Result<Option<Tensor>> {
+    if !config.use_learned_positional_embeddings {
+        // diffusers once stored the fixed sincos table too.
+        scope.ignore("pos_embedding");
+        return Ok(None);
+    }
+    let frames = (config.sample_frames - 1) / config.temporal_compression_ratio + 1;
+    let p = config.patch_size;
+    let tokens = config.max_text_seq_length + frames * (config.sample_height / p) * (config.sample_width / p);
+    Ok(Some(scope.tensor("pos_embedding", &[1, tokens, config.inner_dim()])?))
+}

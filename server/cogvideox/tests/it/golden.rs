@@ -1,0 +1,74 @@
+//! Reads a golden folder and compares with it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use candle_core::{DType, Device, Tensor};
+
+/// The forms in `f32`.
+pub const FORMS: [&str; 5] = ["2b", "5b", "5b-i2v", "1.5-5b", "1.5-5b-i2v"];
+
+/// One golden folder.
+pub struct Golden {
+    pub dir: PathBuf,
+    pub json: serde_json::Value,
+    pub dtype: DType,
+    tensors: HashMap<String, Tensor>,
+}
+
+impl Golden {
+    pub fn open(form: &str) -> Self {
+        let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(form);
+        // Python writes infinities as bare words, which JSON does not know.
+        let text = std::fs::read_to_string(dir.join("golden.json")).unwrap();
+        let text =
+            text.replace("-Infinity", "\"-inf\"").replace("Infinity", "\"inf\"").replace("NaN", "\"nan\"");
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let dtype = match json["dtype"].as_str().unwrap() {
+            "fp32" => DType::F32,
+            "fp16" => DType::F16,
+            "bf16" => DType::BF16,
+            other => panic!("unknown dtype {other}"),
+        };
+        let tensors = candle_core::safetensors::load(dir.join("golden.safetensors"), &Device::Cpu).unwrap();
+        Self { dir, json, dtype, tensors }
+    }
+
+    pub fn get(&self, key: &str) -> &Tensor {
+        self.tensors.get(key).unwrap_or_else(|| panic!("{} has no {key}", self.dir.display()))
+    }
+
+    pub fn has(&self, key: &str) -> bool {
+        self.tensors.contains_key(key)
+    }
+}
+
+fn flat(t: &Tensor) -> Vec<f64> {
+    t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Asserts equal shapes and a greatest absolute difference of at most `bound`.
+#[track_caller]
+pub fn assert_close(what: &str, found: &Tensor, expected: &Tensor, bound: f64) {
+    assert_eq!(found.dims(), expected.dims(), "{what}: shape");
+    let worst = flat(found).iter().zip(flat(expected)).map(|(a, b)| (a - b).abs()).fold(0.0, nan_max);
+    println!("{what}: {worst:.2e}");
+    assert!(worst <= bound, "{what}: differs by {worst:e}, allowed {bound:e}");
+}
+
+/// Asserts equal shapes and a relative L2 difference of at most `bound`.
+#[track_caller]
+pub fn assert_relative(what: &str, found: &Tensor, expected: &Tensor, bound: f64) {
+    assert_eq!(found.dims(), expected.dims(), "{what}: shape");
+    let (found, expected) = (flat(found), flat(expected));
+    let square = |x: f64| x * x;
+    let difference: f64 = found.iter().zip(&expected).map(|(a, b)| square(a - b)).sum();
+    let relative = (difference / expected.iter().map(|x| square(*x)).sum::<f64>()).sqrt();
+    println!("{what}: {:.3} %", relative * 100.0);
+    assert!(relative <= bound, "{what}: differs by {relative:e} (relative L2), allowed {bound:e}");
+}
+
+/// `f64::max` passes over NaN, which must not count as close.
+fn nan_max(a: f64, b: f64) -> f64 {
+    if b.is_nan() { f64::INFINITY } else { a.max(b) }
+}
