@@ -1,4 +1,5 @@
-//! Everything that can go wrong between RGB frames and an MP4 file, in words that can be shown to an operator.
+//! Everything that can go wrong between RGB frames and an MP4 file, in words that can be shown to an operator. A
+//! message tells its cause too, which is therefore not a `source` as well: a report that walks the chain would repeat it.
 
 /// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -61,7 +62,7 @@ pub enum Error {
     },
     /// The H.264 encoder reported an error.
     #[error("h264 encoder: {0}")]
-    Encoder(#[from] openh264::Error),
+    Encoder(openh264::Error),
     /// The H.264 encoder produced nothing for a frame, which would shorten the video without a word.
     #[error("h264 encoder dropped frame {frame} of {count}")]
     DroppedFrame {
@@ -72,10 +73,10 @@ pub enum Error {
     },
     /// The encoder's output could not be read as H.264.
     #[error("h264 stream: {0}")]
-    Stream(#[from] shiguredo_mp4::Error),
+    Stream(shiguredo_mp4::Error),
     /// The MP4 boxes could not be written.
     #[error("mp4: {0}")]
-    Mux(#[from] shiguredo_mp4::mux::MuxError),
+    Mux(shiguredo_mp4::mux::MuxError),
     /// The index did not fit in front of the media data.
     #[error("mp4: the moov box of {moov_bytes} bytes does not fit in front of the media data")]
     NotFaststart {

@@ -32,13 +32,14 @@ pub(crate) fn encode(frames: &Frames, options: EncodeOptions) -> Result<Vec<Pack
         return Err(Error::SizeOutOfRange { width, height });
     }
 
-    let mut encoder = Encoder::with_api_config(OpenH264API::from_source(), config(frames, options))?;
+    let mut encoder = Encoder::with_api_config(OpenH264API::from_source(), config(frames, options))
+        .map_err(Error::Encoder)?;
     let mut picture = I420::new(width as usize, height as usize);
     let mut packets = Vec::with_capacity(count as usize);
     for (frame, rgb) in (0..count).zip(frames) {
         picture.fill(rgb);
         let time = Timestamp::from_millis(u64::from(frame) * 1000 / u64::from(options.fps));
-        let coded = encoder.encode_at(&picture, time)?;
+        let coded = encoder.encode_at(&picture, time).map_err(Error::Encoder)?;
         let keyframe = match coded.frame_type() {
             FrameType::IDR => true,
             FrameType::I | FrameType::P => false,

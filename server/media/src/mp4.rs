@@ -23,25 +23,28 @@ pub(crate) fn mux(packets: &[Packet], fps: u32) -> Result<Vec<u8>> {
     let mut muxer = Mp4FileMuxer::with_options(Mp4FileMuxerOptions {
         reserved_moov_box_size: estimate_maximum_moov_box_size(&[packets.len()]),
         ..Mp4FileMuxerOptions::default()
-    })?;
+    })
+    .map_err(Error::Mux)?;
     let timescale = NonZeroU32::new(fps.saturating_mul(TICKS_PER_FRAME)).ok_or(Error::Fps { fps })?;
     let mut file = muxer.initial_boxes_bytes().to_vec();
     for (index, packet) in packets.iter().enumerate() {
         let sample_entry = (index == 0).then(|| sample_entry(&packet.annex_b)).transpose()?;
         let data_offset = file.len();
         append_sample_data(&mut file, &packet.annex_b)?;
-        muxer.append_sample(&Sample {
-            track_kind: TrackKind::Video,
-            sample_entry,
-            keyframe: packet.keyframe,
-            timescale,
-            duration: TICKS_PER_FRAME,
-            composition_time_offset: None,
-            data_offset: data_offset as u64,
-            data_size: file.len() - data_offset,
-        })?;
+        muxer
+            .append_sample(&Sample {
+                track_kind: TrackKind::Video,
+                sample_entry,
+                keyframe: packet.keyframe,
+                timescale,
+                duration: TICKS_PER_FRAME,
+                composition_time_offset: None,
+                data_offset: data_offset as u64,
+                data_size: file.len() - data_offset,
+            })
+            .map_err(Error::Mux)?;
     }
-    let boxes = muxer.finalize()?;
+    let boxes = muxer.finalize().map_err(Error::Mux)?;
     if !boxes.is_faststart_enabled() {
         return Err(Error::NotFaststart { moov_bytes: boxes.moov_box_size() });
     }
@@ -58,7 +61,8 @@ fn sample_entry(first_packet: &[u8]) -> Result<SampleEntry> {
     let mut entry = build_avc1_box_from_annexb(
         first_packet,
         &H264SampleEntryConfig { length_size: LengthSize::FourBytes },
-    )?;
+    )
+    .map_err(Error::Stream)?;
     entry.unknown_boxes.push(colr_box());
     Ok(SampleEntry::Avc1(entry))
 }
@@ -76,7 +80,7 @@ fn colr_box() -> UnknownBox {
 
 /// Start codes become lengths; parameter sets are left out, since `avc1` keeps them in the sample entry only.
 fn append_sample_data(file: &mut Vec<u8>, annex_b: &[u8]) -> Result<()> {
-    for nal in parse_annexb_nal_units(annex_b)? {
+    for nal in parse_annexb_nal_units(annex_b).map_err(Error::Stream)? {
         if !matches!(nal.nal_unit_type, H264NalUnitType::Sps | H264NalUnitType::Pps) {
             file.extend((nal.data.len() as u32).to_be_bytes());
             file.extend_from_slice(nal.data);
