@@ -12,6 +12,7 @@ pub(crate) mod group_norm;
 pub(crate) mod linear;
 pub(crate) mod norm;
 mod rounding;
+pub(crate) mod t5;
 pub(crate) mod vector;
 
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
@@ -36,6 +37,11 @@ pub(crate) fn from_f32(data: Vec<f32>, shape: &[usize], dtype: DType) -> Result<
 pub(crate) fn silu(x: &Tensor) -> Result<Tensor> {
     let out = with_f32(x, |x| Ok(x.iter().map(|&x| vector::silu(x)).collect()))?;
     from_f32(out, x.dims(), x.dtype())
+}
+
+/// Whether no element is NaN or infinite.
+pub(crate) fn is_finite(x: &Tensor) -> Result<bool> {
+    with_f32(x, |x| Ok(x.iter().all(|x| x.is_finite())))
 }
 
 /// Rounds `f32` values to what a dtype can hold, between the steps of a fused operation.

@@ -23,7 +23,7 @@ use self::encoder::Encoder;
 use self::progress::Progress;
 pub use self::tiling::Tiling;
 use crate::ops::{Rounding, from_f32, with_f32};
-use crate::weights::{DIFFUSERS_STEM, Weights};
+use crate::weights::{DIFFUSERS_STEM, WeightScope, Weights};
 use crate::{Error, Result};
 
 /// Asked between tiles, chunks, convolutions and the parts of large convolutions, with the fraction done so far; its
@@ -47,11 +47,15 @@ impl AutoencoderKlCogVideoX {
     pub fn load(dir: &Path, dtype: DType, device: &Device) -> Result<Self> {
         let config = VaeConfig::load(&dir.join("config.json"))?;
         let weights = Weights::open(dir, DIFFUSERS_STEM)?;
-        let root = weights.root(dtype, device);
-        let encoder = Encoder::load(&root.pp("encoder"), &config)?;
-        let decoder = Decoder::load(&root.pp("decoder"), &config)?;
+        let vae = Self::from_weights(config, &weights.root(dtype, device))?;
         weights.finish()?;
-        Ok(Self { config, encoder, decoder, dtype })
+        Ok(vae)
+    }
+
+    pub(crate) fn from_weights(config: VaeConfig, scope: &WeightScope<'_>) -> Result<Self> {
+        let encoder = Encoder::load(&scope.pp("encoder"), &config)?;
+        let decoder = Decoder::load(&scope.pp("decoder"), &config)?;
+        Ok(Self { config, encoder, decoder, dtype: scope.dtype() })
     }
 
     /// What `config.json` says.

@@ -1,0 +1,140 @@
+//! T5's tokenizer, id for id the one of transformers' `T5Tokenizer` (the slow, sentencepiece one).
+//!
+//! The published pipelines hold `spiece.model` and no `tokenizer.json`. The conversion that Hugging Face's
+//! `tokenizers` crate would need is not exact: it normalises by grapheme where sentencepiece takes the longest rule,
+//! and scores words in `f64` where sentencepiece sums a whole sentence in `f32`; 7 % of awkward prompts come out
+//! differently. So sentencepiece's unigram encoder is written out here: [`proto`] reads the file, [`normalizer`] and
+//! [`unigram`] are its two stages, [`added_tokens`] is transformers' layer above. Must not know the text encoder.
+
+mod added_tokens;
+mod normalizer;
+mod proto;
+mod unigram;
+
+use std::path::Path;
+
+use self::added_tokens::{AddedTokens, Segment, Settings};
+use self::normalizer::{Normalizer, SPACE_SYMBOL};
+use self::proto::Model;
+use self::unigram::Unigram;
+use crate::{Error, Result};
+
+/// A tokenized prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tokens {
+    /// Truncated and padded to the length asked for.
+    pub ids: Vec<u32>,
+    /// How many ids the whole prompt has, `</s>` included.
+    pub untruncated_len: usize,
+}
+
+/// The tokenizer of a pipeline.
+#[derive(Debug)]
+pub struct Tokenizer {
+    normalizer: Normalizer,
+    unigram: Unigram,
+    added: AddedTokens,
+}
+
+impl Tokenizer {
+    /// Reads `spiece.model` in `dir` and, where they exist, `tokenizer_config.json`, `special_tokens_map.json` and
+    /// `added_tokens.json`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a file cannot be read; [`Error::Tokenizer`] when it is malformed, truncated or foreign, or
+    /// asks for something that T5's tokenizer does not do.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let path = dir.join("spiece.model");
+        let bytes = std::fs::read(&path).map_err(|source| Error::io(&path, source))?;
+        Self::new(&path, &bytes, &Settings::read(dir)?)
+    }
+
+    /// A tokenizer with transformers' default settings (100 extra ids) from the contents of a `spiece.model`.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when the bytes are not a sentencepiece unigram model.
+    pub fn from_bytes(spiece_model: &[u8]) -> Result<Self> {
+        Self::new(Path::new("spiece.model"), spiece_model, &Settings::default())
+    }
+
+    fn new(path: &Path, spiece_model: &[u8], settings: &Settings) -> Result<Self> {
+        let mut model = Model::parse(spiece_model)
+            .map_err(|message| Error::Tokenizer { path: path.to_owned(), message })?;
+        if !settings.is_legacy() {
+            model.normalizer.add_dummy_prefix = false;
+        }
+        let normalizer = Normalizer::new(model.normalizer)
+            .map_err(|message| Error::Tokenizer { path: path.to_owned(), message })?;
+        let unigram = Unigram::new(model.pieces)
+            .map_err(|message| Error::Tokenizer { path: path.to_owned(), message })?;
+        let added = AddedTokens::new(settings, &unigram)?;
+        Ok(Self { normalizer, unigram, added })
+    }
+
+    /// `tokenizer(text, padding="max_length", max_length=max_len, truncation=True)`.
+    pub fn encode(&self, text: &str, max_len: usize) -> Tokens {
+        let mut ids = self.ids(text);
+        let mut whole_len = ids.len();
+        if ids.last() != Some(&self.added.eos_id) {
+            whole_len += 1;
+        }
+        // transformers makes room for </s> before it looks whether one is there already.
+        ids.truncate(max_len.saturating_sub(1));
+        if ids.last() != Some(&self.added.eos_id) {
+            ids.push(self.added.eos_id);
+        }
+        ids.resize(max_len, self.added.pad_id);
+        Tokens { ids, untruncated_len: whole_len }
+    }
+
+    /// Without `</s>`, unless the text ends with it.
+    fn ids(&self, text: &str) -> Vec<u32> {
+        if self.added.legacy || text.is_empty() {
+            return self.segment_ids(text);
+        }
+        let mut text = text.replace(SPACE_SYMBOL, " ");
+        if self.added.add_prefix_space {
+            text.insert_str(0, SPACE_SYMBOL);
+        }
+        let ids = self.segment_ids(&text);
+        // The prefix alone before a special token is dropped again.
+        match ids.as_slice() {
+            [first, second, ..]
+                if *first == self.unigram.id(SPACE_SYMBOL.as_bytes()) && self.added.is_special(*second) =>
+            {
+                ids[1..].to_vec()
+            }
+            _ => ids,
+        }
+    }
+
+    fn segment_ids(&self, text: &str) -> Vec<u32> {
+        let mut ids = Vec::new();
+        for segment in self.added.split(text) {
+            match segment {
+                Segment::Added(id) => ids.push(id),
+                Segment::Text(text) => ids.extend(self.pieces(text).iter().map(|piece| self.piece_id(piece))),
+            }
+        }
+        ids
+    }
+
+    fn pieces(&self, text: &str) -> Vec<Vec<u8>> {
+        let encode = |text: &str| self.unigram.encode(&self.normalizer.normalize(text.as_bytes()));
+        if self.added.legacy || !text.starts_with([' ', '\u{2581}']) {
+            return encode(text);
+        }
+        // Without the dummy prefix sentencepiece drops leading spaces: transformers shields them by an <unk>, whose
+        // pieces it cuts off again.
+        let shield = encode(&self.added.unk_token).len();
+        let mut pieces = encode(&format!("{}{text}", self.added.unk_token));
+        if pieces.len() >= shield {
+            pieces.drain(..shield);
+        }
+        pieces
+    }
+
+    fn piece_id(&self, piece: &[u8]) -> u32 {
+        self.added.id(piece).unwrap_or_else(|| self.unigram.id(piece))
+    }
+}
