@@ -1,6 +1,8 @@
 //! The model crate against diffusers' own outputs (`tests/golden`, made by `reference/make_golden.py`).
 
 mod golden;
+mod guidance;
 mod noise;
+mod scheduler;
 mod text_encoder;
 mod transformer;
