@@ -5,4 +5,5 @@ mod guidance;
 mod noise;
 mod scheduler;
 mod text_encoder;
+mod tokenizer;
 mod transformer;

@@ -99,15 +99,129 @@ fn edit_config(dir: &Path, edit: impl FnOnce(&mut serde_json::Map<String, Value>
     fs::write(path, serde_json::to_vec(&config).unwrap()).unwrap();
 }
 
-fn whole_ids(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
-    tokenizer.encode(text, tokenizer.encode(text, 1).untruncated_len).ids
-}
-
 /// Each against `T5Tokenizer.from_pretrained` of transformers 4.57 on a folder with the same files.
 #[test]
 fn settings_count_as_in_transformers() {
-    const TEXT: &str = "a small <extra_id_0> panda <new>x <extra_id_99>";
-@SETTINGS@
+    const TEXTS: [&str; 2] =
+        ["<extra_id_3> small <extra_id_0> panda <new>x <extra_id_99>", "\u{9326}panda</s>"];
+    let cases: [(&str, &[&str], Value, [Vec<u32>; 2]); 13] = [
+        (
+            "as published",
+            &FILES[..4],
+            json!({}),
+            [vec![341, 114, 42, 344, 60, 3, 188, 18, 112, 190, 86, 245, 1, 0], vec![3, 2, 11, 223, 1, 0]],
+        ),
+        (
+            "before 4.34, with added_tokens.json",
+            &FILES[..4],
+            json!({"added_tokens_decoder": null}),
+            [vec![341, 114, 42, 344, 60, 3, 188, 18, 112, 190, 86, 245, 1, 0], vec![3, 2, 11, 223, 1, 0]],
+        ),
+        (
+            "before 4.34, without",
+            &FILES[..3],
+            json!({"added_tokens_decoder": null}),
+            [vec![341, 114, 42, 344, 60, 3, 188, 18, 112, 190, 86, 245, 1, 0], vec![3, 2, 11, 223, 1, 0]],
+        ),
+        (
+            "nothing but the model",
+            &FILES[..1],
+            json!({}),
+            [vec![341, 114, 42, 344, 60, 3, 188, 18, 112, 190, 86, 245, 1, 0], vec![3, 2, 11, 223, 1, 0]],
+        ),
+        (
+            "config alone",
+            &FILES[..2],
+            json!({"added_tokens_decoder": null, "additional_special_tokens": null}),
+            [vec![341, 114, 42, 344, 60, 3, 188, 18, 112, 190, 86, 245, 1, 0], vec![3, 2, 11, 223, 1, 0]],
+        ),
+        (
+            "fewer extra ids",
+            &FILES[..2],
+            json!({"added_tokens_decoder": null, "additional_special_tokens": null, "extra_ids": 7}),
+            [
+                vec![
+                    248, 114, 42, 251, 60, 3, 188, 18, 112, 190, 86, 3, 188, 12, 86, 9, 222, 200, 100, 200,
+                    185, 185, 190, 1, 0,
+                ],
+                vec![3, 2, 11, 223, 1, 0],
+            ],
+        ),
+        (
+            "a token of its own, no extra ids named",
+            &FILES[..2],
+            json!({"added_tokens_decoder": null, "additional_special_tokens": ["<new>"]}),
+            [vec![249, 114, 42, 246, 60, 245, 3, 86, 345, 1, 0], vec![3, 2, 11, 223, 1, 0]],
+        ),
+        (
+            "a token of its own in the decoder",
+            &FILES[..2],
+            json!({"added_tokens_decoder": {"345": {"content": "<new>", "lstrip": true, "rstrip": false, "single_word": false, "normalized": false, "special": true}}}),
+            [vec![341, 114, 42, 344, 60, 345, 3, 86, 245, 1, 0], vec![3, 2, 11, 223, 1, 0]],
+        ),
+        (
+            "not legacy",
+            &FILES[..4],
+            json!({"legacy": false}),
+            [
+                vec![341, 4, 32, 42, 344, 11, 223, 3, 188, 18, 112, 190, 86, 245, 1, 0],
+                vec![3, 2, 11, 223, 1, 0],
+            ],
+        ),
+        (
+            "not legacy, no prefix",
+            &FILES[..4],
+            json!({"legacy": false, "add_prefix_space": false}),
+            [vec![341, 4, 32, 42, 344, 11, 223, 3, 188, 18, 112, 190, 86, 245, 1, 0], vec![2, 11, 223, 1, 0]],
+        ),
+        (
+            "specials are split",
+            &FILES[..4],
+            json!({"split_special_tokens": true}),
+            [
+                vec![
+                    3, 188, 12, 86, 9, 222, 200, 100, 200, 82, 190, 114, 42, 3, 188, 12, 86, 9, 222, 200,
+                    100, 200, 80, 190, 60, 3, 188, 18, 112, 190, 86, 3, 188, 12, 86, 9, 222, 200, 100, 200,
+                    185, 185, 190, 1, 0,
+                ],
+                vec![3, 2, 11, 223, 188, 84, 4, 190, 1, 0],
+            ],
+        ),
+        (
+            "other end of sequence",
+            &FILES[..2],
+            json!({"eos_token": "<extra_id_5>"}),
+            [
+                vec![341, 114, 42, 344, 60, 3, 188, 18, 112, 190, 86, 245, 339, 0],
+                vec![3, 2, 11, 223, 1, 339, 0],
+            ],
+        ),
+        (
+            "padding beyond the vocabulary",
+            &FILES[..2],
+            json!({"pad_token": "<none>"}),
+            [vec![341, 114, 42, 344, 60, 3, 188, 18, 112, 190, 86, 245, 1, 345], vec![3, 2, 11, 223, 1, 345]],
+        ),
+    ];
+    for (what, files, edits, expected) in cases {
+        let dir = copy(files);
+        for (key, value) in edits.as_object().unwrap() {
+            edit_config(dir.path(), |config| match value {
+                Value::Null => {
+                    config.remove(key);
+                }
+                value => {
+                    config.insert(key.clone(), value.clone());
+                }
+            });
+        }
+        let tokenizer = Tokenizer::load(dir.path()).unwrap();
+        for (text, expected) in TEXTS.iter().zip(expected) {
+            let tokens = tokenizer.encode(text, expected.len());
+            assert_eq!(tokens.ids, expected, "{what}: {text}");
+            assert_eq!(tokens.untruncated_len + 1, expected.len(), "{what}: {text}");
+        }
+    }
 }
 
 #[test]
@@ -132,7 +246,11 @@ fn assert_refused(dir: &Path, expected: &str) {
 fn settings_that_cannot_be_followed_are_refused_by_key_and_value() {
     let cases: [(&str, Value, &str); 6] = [
         ("padding_side", json!("left"), "padding_side: expected right, found left"),
-        ("extra_ids", json!(7), "additional_special_tokens: expected 7 extra ids as extra_ids says, found 100"),
+        (
+            "extra_ids",
+            json!(7),
+            "additional_special_tokens: expected 7 extra ids as extra_ids says, found 100",
+        ),
         ("extra_ids", json!(4_000_000_000_u32), "extra_ids: expected at most 10000, found 4000000000"),
         ("extra_ids", json!(-1), "extra_ids"),
         ("added_tokens_decoder", json!({"-3": "x"}), "added_tokens_decoder"),
@@ -170,17 +288,37 @@ fn foreign_files_are_refused() {
     assert!(Tokenizer::from_bytes(&model(&good, &[])).is_ok());
     let cases: [(&str, Vec<u8>, &str); 12] = [
         ("empty", vec![], "found no pieces"),
-        ("git-lfs pointer", b"version https://git-lfs.github.com/spec/v1\n".to_vec(), "not a sentencepiece model"),
+        (
+            "git-lfs pointer",
+            b"version https://git-lfs.github.com/spec/v1\n".to_vec(),
+            "not a sentencepiece model",
+        ),
         ("json", b"{\"version\": \"1.0\"}".to_vec(), "not a sentencepiece model"),
-        ("length beyond any memory", [vec![0x0a], vec![0xff; 9], vec![0x01]].concat(), "truncated: expected 18446744073709551615"),
+        (
+            "length beyond any memory",
+            [vec![0x0a], vec![0xff; 9], vec![0x01]].concat(),
+            "truncated: expected 18446744073709551615",
+        ),
         ("endless number", vec![0x80; 11], "longer than 64 bits"),
         ("no unknown piece", model(&[piece(b"a", 1)], &[]), "expected an unknown piece"),
-        ("two unknown pieces", model(&[piece(b"a", 1), piece(b"u", 2), piece(b"v", 2)], &[]), "second unknown piece"),
+        (
+            "two unknown pieces",
+            model(&[piece(b"a", 1), piece(b"u", 2), piece(b"v", 2)], &[]),
+            "second unknown piece",
+        ),
         ("a piece twice", model(&[piece(b"<unk>", 2), piece(b"a", 1), piece(b"a", 1)], &[]), "stands twice"),
         ("a byte piece", model(&[piece(b"<0x0A>", 6)], &[]), "piece 0: type: expected 1, 2, 3 or 5, found 6"),
         ("not UTF-8", model(&[piece(b"\xff", 1)], &[]), "piece 0: piece is not UTF-8"),
-        ("byte pair encoding", model(&good, &[0x12, 2, 0x18, 2]), "model_type: expected 1 (unigram), found 2"),
-        ("rules cut short", model(&good, &[0x1a, 7, 0x12, 5, 200, 0, 0, 0, 1]), "precompiled_charsmap of 5 bytes is broken"),
+        (
+            "byte pair encoding",
+            model(&good, &[0x12, 2, 0x18, 2]),
+            "model_type: expected 1 (unigram), found 2",
+        ),
+        (
+            "rules cut short",
+            model(&good, &[0x1a, 7, 0x12, 5, 200, 0, 0, 0, 1]),
+            "precompiled_charsmap of 5 bytes is broken",
+        ),
     ];
     for (what, bytes, expected) in cases {
         let message = Tokenizer::from_bytes(&bytes).expect_err(what).to_string();
