@@ -89,34 +89,32 @@ impl Tokenizer {
 
     /// Without `</s>`, unless the text ends with it.
     fn ids(&self, text: &str) -> Vec<u32> {
+        let id = |token: &Vec<u8>| self.added.id(token).unwrap_or_else(|| self.unigram.id(token));
         if self.added.legacy || text.is_empty() {
-            return self.segment_ids(text);
+            return self.tokens(text).iter().map(id).collect();
         }
         let mut text = text.replace(SPACE_SYMBOL, " ");
         if self.added.add_prefix_space {
             text.insert_str(0, SPACE_SYMBOL);
         }
-        let ids = self.segment_ids(&text);
-        // The prefix alone before a special token is dropped again.
-        match ids.as_slice() {
-            [first, second, ..]
-                if *first == self.unigram.id(SPACE_SYMBOL.as_bytes()) && self.added.is_special(*second) =>
-            {
-                ids[1..].to_vec()
-            }
-            _ => ids,
-        }
+        let tokens = self.tokens(&text);
+        // A prefix that stands alone before a special token is dropped again.
+        let skip = match tokens.as_slice() {
+            [first, second, ..] => first == SPACE_SYMBOL.as_bytes() && self.added.is_special(second),
+            _ => false,
+        };
+        tokens.iter().skip(usize::from(skip)).map(id).collect()
     }
 
-    fn segment_ids(&self, text: &str) -> Vec<u32> {
-        let mut ids = Vec::new();
+    fn tokens(&self, text: &str) -> Vec<Vec<u8>> {
+        let mut tokens = Vec::new();
         for segment in self.added.split(text) {
             match segment {
-                Segment::Added(id) => ids.push(id),
-                Segment::Text(text) => ids.extend(self.pieces(text).iter().map(|piece| self.piece_id(piece))),
+                Segment::Added(token) => tokens.push(token.as_bytes().to_vec()),
+                Segment::Text(text) => tokens.extend(self.pieces(text)),
             }
         }
-        ids
+        tokens
     }
 
     fn pieces(&self, text: &str) -> Vec<Vec<u8>> {
@@ -132,9 +130,5 @@ impl Tokenizer {
             pieces.drain(..shield);
         }
         pieces
-    }
-
-    fn piece_id(&self, piece: &[u8]) -> u32 {
-        self.added.id(piece).unwrap_or_else(|| self.unigram.id(piece))
     }
 }
