@@ -28,7 +28,10 @@ impl FromRequest<AppState> for Fields {
             }
             "multipart/form-data" => {
                 let form = request.extract().await.map_err(|error: multipart::MultipartRejection| {
-                    Error::refused(Code::InvalidRequest, format!("the multipart body cannot be read: {error}"))
+                    Error::refused(
+                        Code::InvalidRequest,
+                        format!("the multipart body cannot be read: {error}"),
+                    )
                 })?;
                 read_multipart(form, max_text_bytes).await
             }

@@ -256,7 +256,9 @@ impl IntoResponse for Error {
                 let code = Code::RangeNotSatisfiable;
                 (code.status(), code.as_str().to_owned(), Some("range".to_owned()))
             }
-            Self::Queue(queue::Error::NotFound(id)) => return video_not_found(&id.to_string()).into_response(),
+            Self::Queue(queue::Error::NotFound(id)) => {
+                return video_not_found(&id.to_string()).into_response();
+            }
             Self::Queue(_) | Self::Store(_) | Self::Read(_) => {
                 tracing::error!(error = %message, "request failed");
                 return status_response(StatusCode::INTERNAL_SERVER_ERROR);
@@ -271,7 +273,7 @@ impl IntoResponse for Error {
 /// What the client says about waiting: seconds for everyone, milliseconds for the openai client, which does not
 /// retry at all when told to wait for more than 120 s.
 fn retry_headers(headers: &mut HeaderMap, after: Duration) {
-    let after = after.min(Duration::from_secs(120));
+    let after = after.min(Duration::from_mins(2));
     headers.insert(header::RETRY_AFTER, ascii(after.as_millis().div_ceil(1000).to_string()));
     headers.insert(RETRY_AFTER_MS, ascii(after.as_millis().to_string()));
 }
@@ -318,7 +320,10 @@ pub(crate) async fn envelope(request: Request, next: Next) -> Response {
                 status if status.is_client_error() => {
                     (Code::InvalidRequest, "the request is not well formed".to_owned())
                 }
-                _ => (Code::Internal, format!("the server failed; its log has the cause under request id {request_id}")),
+                _ => (
+                    Code::Internal,
+                    format!("the server failed; its log has the cause under request id {request_id}"),
+                ),
             };
             ErrorBody { message, r#type: status.into(), param: None, code: code.as_str().to_owned() }
         }

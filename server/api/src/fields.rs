@@ -44,7 +44,9 @@ impl Field {
             Self::Json(Value::Number(number)) => {
                 let integer = number.as_i128();
                 // JSON has one kind of number: 49.0 is the integer 49.
-                integer.or_else(|| number.as_f64().filter(|float| float.fract() == 0.0).map(|float| float as i128))
+                integer.or_else(|| {
+                    number.as_f64().filter(|float| float.fract() == 0.0).map(|float| float as i128)
+                })
             }
             Self::Text(text) => text.parse().ok(),
             _ => None,
@@ -101,8 +103,9 @@ impl Fields {
         };
         match self.0.entry(group.to_owned()).or_insert_with(|| Field::Group(BTreeMap::new())) {
             Field::Group(members) => match members.insert(key.to_owned(), text) {
-                None => Ok(()),
-                Some(_) => Err(duplicate(name)),
+                // `name[]` is a list, whose entries share their name.
+                Some(_) if !key.is_empty() => Err(duplicate(name)),
+                _ => Ok(()),
             },
             _ => Err(duplicate(group)),
         }
@@ -143,7 +146,7 @@ impl Fields {
     pub(crate) fn integer<T: TryFrom<i128>>(
         &mut self,
         name: &str,
-        range: RangeInclusive<i64>,
+        range: &RangeInclusive<i64>,
         code: Code,
     ) -> Result<Option<T>> {
         let Some(field) = self.take(name) else { return Ok(None) };
@@ -239,7 +242,9 @@ impl<'de> Visitor<'de> for FieldsVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Fields, A::Error> {
         let mut fields = Fields::default();
         while let Some((name, value)) = map.next_entry::<String, Value>()? {
-            fields.insert(&name, Field::Json(value)).map_err(|_| A::Error::custom(format!("{DUPLICATE}{name}'")))?;
+            fields
+                .insert(&name, Field::Json(value))
+                .map_err(|_| A::Error::custom(format!("{DUPLICATE}{name}'")))?;
         }
         Ok(fields)
     }

@@ -19,7 +19,7 @@ use tokio_util::io::ReaderStream;
 use crate::error::{Code, Error, Result, ascii};
 use crate::fields::{Fields, quoted};
 use crate::openapi::ContentErrors;
-use crate::query::{Query, VideoPath};
+use crate::query::{Query, VideoPath, VideoPathParams};
 use crate::state::AppState;
 
 const CHUNK_BYTES: usize = 64 << 10;
@@ -33,17 +33,17 @@ const CHUNK_BYTES: usize = 64 << 10;
     tag = "videos",
     operation_id = "download_video",
     params(
-        ("video_id" = String, Path, description = "Id of the video."),
+        VideoPathParams,
         ("variant" = Option<Variant>, Query, description = "`video`, the default, is the only one made so far."),
         ("download" = Option<Download>, Query, description = "0 to have browsers play it instead of saving it."),
     ),
     responses(
-        (status = OK, description = "The MP4.", content_type = "video/mp4", body = Vec<u8>, headers(
+        (status = OK, description = "The MP4.", content_type = "video/mp4", body = Mp4, headers(
             ("etag" = String, description = "SHA-256 of the file."),
             ("accept-ranges" = String, description = "`bytes`."),
             ("content-disposition" = String, description = "A file name."),
         )),
-        (status = PARTIAL_CONTENT, description = "The bytes asked for.", content_type = "video/mp4", body = Vec<u8>, headers(
+        (status = PARTIAL_CONTENT, description = "The bytes asked for.", content_type = "video/mp4", body = Mp4, headers(
             ("content-range" = String, description = "Which bytes these are."),
             ("etag" = String, description = "SHA-256 of the file."),
         )),
@@ -99,7 +99,7 @@ fn stream(file: impl AsyncRead + Send + 'static) -> Body {
     tag = "videos",
     operation_id = "download_video_headers",
     params(
-        ("video_id" = String, Path, description = "Id of the video."),
+        VideoPathParams,
         ("variant" = Option<Variant>, Query, description = "`video`, the default, is the only one made so far."),
         ("download" = Option<Download>, Query, description = "0 to have browsers play it instead of saving it."),
     ),
@@ -128,6 +128,12 @@ pub(crate) async fn head(
     headers.insert(header::CONTENT_LENGTH, output.bytes.into());
     Ok(headers.into_response())
 }
+
+/// An MP4 file.
+#[derive(utoipa::ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "documents the body, which is streamed")]
+pub(crate) struct Mp4(Vec<u8>);
 
 /// The parts of a video's content.
 #[derive(utoipa::ToSchema)]
@@ -163,7 +169,7 @@ async fn prepare(state: &AppState, id: VideoId, mut fields: Fields) -> Result<(O
             return Err(Error::param(Code::UnknownVariant, "variant", message));
         }
     }
-    let disposition = if fields.integer("download", 0..=1, Code::InvalidType)?.unwrap_or(1) == 0 {
+    let disposition = if fields.integer("download", &(0..=1), Code::InvalidType)?.unwrap_or(1) == 0 {
         "inline"
     } else {
         "attachment"
@@ -175,7 +181,10 @@ async fn prepare(state: &AppState, id: VideoId, mut fields: Fields) -> Result<(O
         (Status::Cancelled, ..) => return Err(Error::refused(Code::Cancelled, "the video was cancelled")),
         (_, _, Some(error)) => return Err(Error::VideoFailed { code: error.code, message: error.message }),
         (status, ..) => {
-            return Err(Error::refused(Code::VideoNotReady, format!("the video is {status}, it has no content yet")));
+            return Err(Error::refused(
+                Code::VideoNotReady,
+                format!("the video is {status}, it has no content yet"),
+            ));
         }
     };
     let mut headers = HeaderMap::new();
@@ -197,7 +206,9 @@ fn not_modified(request: &HeaderMap, file: &HeaderMap) -> bool {
 /// The one range to send, if not the whole file. Several ranges, a unit other than bytes, an ill-formed header and
 /// an `if-range` of another file are all answered with the whole file, as RFC 9110 allows or asks.
 fn wanted_range(request: &HeaderMap, file: &HeaderMap, bytes: u64) -> Result<Option<RangeInclusive<u64>>> {
-    let Some(range) = request.get(header::RANGE).and_then(|value| value.to_str().ok()) else { return Ok(None) };
+    let Some(range) = request.get(header::RANGE).and_then(|value| value.to_str().ok()) else {
+        return Ok(None);
+    };
     if request.contains_key(header::IF_RANGE) {
         let condition = request.typed_get::<IfRange>();
         if condition.is_none_or(|condition| condition.is_modified(file.typed_get::<ETag>().as_ref(), None)) {

@@ -91,7 +91,8 @@ pub(crate) async fn readyz(State(state): State<AppState>) -> (StatusCode, Json<R
         reasons.push("the job queue does not answer".to_owned());
     }
     let counts = counts.ok();
-    let code = if status == ReadinessStatus::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let code =
+        if status == ReadinessStatus::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let readiness = Readiness {
         status,
         reasons,

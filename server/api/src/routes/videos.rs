@@ -13,7 +13,7 @@ use crate::create::{CreateVideoRequest, Door};
 use crate::error::{Code, Error, Result, ascii};
 use crate::fields::{Fields, quoted};
 use crate::openapi::{CancelErrors, CreateErrors, DeleteErrors, ListErrors, LookupErrors, UnsupportedErrors};
-use crate::query::{Query, VideoPath};
+use crate::query::{Query, VideoPath, VideoPathParams};
 use crate::state::AppState;
 use crate::video::{Video, path, show};
 
@@ -112,7 +112,7 @@ pub(crate) enum ListTag {
     responses((status = OK, description = "A page of videos.", body = VideoList), ListErrors),
 )]
 pub(crate) async fn list(State(state): State<AppState>, Query(mut fields): Query) -> Result<Json<VideoList>> {
-    let limit = fields.integer("limit", 1..=100, Code::InvalidLimit)?.unwrap_or(20);
+    let limit = fields.integer("limit", &(1..=100), Code::InvalidLimit)?.unwrap_or(20);
     let order = match fields.string("order")?.as_deref() {
         None | Some("desc") => Order::Descending,
         Some("asc") => Order::Ascending,
@@ -168,7 +168,7 @@ pub(crate) enum SortOrder {
     path = "/v1/videos/{video_id}",
     tag = "videos",
     operation_id = "get_video",
-    params(("video_id" = String, Path, description = "Id of the video.")),
+    params(VideoPathParams),
     responses(
         (status = OK, description = "The video.", body = Video, headers(
             ("openai-poll-after-ms" = Option<u64>, description = "How often to poll, while it is not settled."),
@@ -176,7 +176,10 @@ pub(crate) enum SortOrder {
         LookupErrors,
     ),
 )]
-pub(crate) async fn get(State(state): State<AppState>, VideoPath(id): VideoPath) -> Result<impl IntoResponse> {
+pub(crate) async fn get(
+    State(state): State<AppState>,
+    VideoPath(id): VideoPath,
+) -> Result<impl IntoResponse> {
     let row = state.queue.get(id).await?;
     Ok((poll_headers(&state, &row), Json(show(&state, row).await?)))
 }
@@ -190,7 +193,7 @@ pub(crate) async fn get(State(state): State<AppState>, VideoPath(id): VideoPath)
     path = "/v1/videos/{video_id}/cancel",
     tag = "videos",
     operation_id = "cancel_video",
-    params(("video_id" = String, Path, description = "Id of the video.")),
+    params(VideoPathParams),
     responses((status = OK, description = "The video.", body = Video), CancelErrors),
 )]
 pub(crate) async fn cancel(State(state): State<AppState>, VideoPath(id): VideoPath) -> Result<Json<Video>> {
@@ -226,10 +229,13 @@ pub(crate) enum DeletedTag {
     path = "/v1/videos/{video_id}",
     tag = "videos",
     operation_id = "delete_video",
-    params(("video_id" = String, Path, description = "Id of the video.")),
+    params(VideoPathParams),
     responses((status = OK, description = "It is gone.", body = DeletedVideo), DeleteErrors),
 )]
-pub(crate) async fn delete(State(state): State<AppState>, VideoPath(id): VideoPath) -> Result<Json<DeletedVideo>> {
+pub(crate) async fn delete(
+    State(state): State<AppState>,
+    VideoPath(id): VideoPath,
+) -> Result<Json<DeletedVideo>> {
     settle(&state, id).await?;
     let row = state.queue.delete(id).await?;
     // The row first: a file without a row is swept at the next start, a row without a file would be a lie.
@@ -252,7 +258,9 @@ async fn settle(state: &AppState, id: VideoId) -> Result<()> {
         loop {
             match news.recv().await {
                 Some(queue::Event::Settled(_)) | None => return Ok(()),
-                Some(queue::Event::Lagged) if state.queue.get(id).await?.status.is_terminal() => return Ok(()),
+                Some(queue::Event::Lagged) if state.queue.get(id).await?.status.is_terminal() => {
+                    return Ok(());
+                }
                 Some(_) => {}
             }
         }
@@ -269,7 +277,13 @@ async fn settle(state: &AppState, id: VideoId) -> Result<()> {
 /// Edit a video (unsupported).
 ///
 /// Part of OpenAI's API that this server does not do.
-#[utoipa::path(post, path = "/v1/videos/edits", tag = "videos", operation_id = "edit_video", responses(UnsupportedErrors))]
+#[utoipa::path(
+    post,
+    path = "/v1/videos/edits",
+    tag = "videos",
+    operation_id = "edit_video",
+    responses(UnsupportedErrors)
+)]
 pub(crate) async fn edits() -> Error {
     unsupported("editing a video")
 }
@@ -277,7 +291,13 @@ pub(crate) async fn edits() -> Error {
 /// Extend a video (unsupported).
 ///
 /// Part of OpenAI's API that this server does not do.
-#[utoipa::path(post, path = "/v1/videos/extensions", tag = "videos", operation_id = "extend_video", responses(UnsupportedErrors))]
+#[utoipa::path(
+    post,
+    path = "/v1/videos/extensions",
+    tag = "videos",
+    operation_id = "extend_video",
+    responses(UnsupportedErrors)
+)]
 pub(crate) async fn extensions() -> Error {
     unsupported("extending a video")
 }
@@ -285,7 +305,13 @@ pub(crate) async fn extensions() -> Error {
 /// Make a character (unsupported).
 ///
 /// Part of OpenAI's API that this server does not do.
-#[utoipa::path(post, path = "/v1/videos/characters", tag = "videos", operation_id = "create_character", responses(UnsupportedErrors))]
+#[utoipa::path(
+    post,
+    path = "/v1/videos/characters",
+    tag = "videos",
+    operation_id = "create_character",
+    responses(UnsupportedErrors)
+)]
 pub(crate) async fn characters() -> Error {
     unsupported("making a character")
 }
