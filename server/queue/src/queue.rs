@@ -204,10 +204,10 @@ impl Queue {
             let mut writer = inner.writer.lock().await;
             let query = sqlx::query(
                 "UPDATE videos SET
-                     cancel_requested_at_ms = coalesce(cancel_requested_at_ms, ?1),
+                     cancel_requested_at_ms = ?1,
                      completed_at_ms = CASE status WHEN 'queued' THEN ?1 END,
                      status = CASE status WHEN 'queued' THEN 'cancelled' ELSE status END
-                 WHERE id = ?2 AND status IN ('queued', 'in_progress')
+                 WHERE id = ?2 AND status IN ('queued', 'in_progress') AND cancel_requested_at_ms IS NULL
                  RETURNING *",
             )
             .bind(inner.clock.now_ms())
@@ -220,9 +220,9 @@ impl Queue {
             }
             Ok(true)
         });
-        let was_open = changed.await?;
+        let changed = changed.await?;
         let video = self.get(id).await?;
-        tracing::info!(job.id = %id, job.status = %video.status, was_open, "cancel requested");
+        tracing::info!(job.id = %id, job.status = %video.status, changed, "cancel requested");
         Ok(video)
     }
 

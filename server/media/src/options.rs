@@ -1,0 +1,61 @@
+//! What a caller may choose about the file: frame rate and quality. Knows no encoder API.
+
+use std::{fmt, str::FromStr};
+
+use crate::{Error, Result};
+
+/// The highest frame rate accepted. Far beyond any model's rate; it bounds the arithmetic of the time scale.
+pub const MAX_FPS: u32 = 1000;
+
+/// How to encode a clip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EncodeOptions {
+    /// Frames per second, 1 to [`MAX_FPS`]; every frame is shown for exactly `1 / fps` seconds.
+    pub fps: u32,
+    /// Picture quality against file size.
+    pub quality: Quality,
+}
+
+/// Picture quality against file size, as a constant quantizer: the same quality for every clip, whatever its size
+/// in bytes comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Quality {
+    /// Small files with visible but mild loss.
+    Compact,
+    /// Visually lossless at normal viewing.
+    #[default]
+    Standard,
+    /// For further editing.
+    High,
+}
+
+impl Quality {
+    /// Every level, smallest files first.
+    pub const ALL: [Self; 3] = [Self::Compact, Self::Standard, Self::High];
+
+    /// The word that [`FromStr`] reads back.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Compact => "compact",
+            Self::Standard => "standard",
+            Self::High => "high",
+        }
+    }
+}
+
+impl fmt::Display for Quality {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Quality {
+    type Err = Error;
+
+    fn from_str(word: &str) -> Result<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|quality| quality.as_str() == word)
+            .ok_or_else(|| Error::UnknownQuality { found: word.to_owned() })
+    }
+}
