@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 
 use crate::error::{Code, Result};
 use crate::openapi::LookupErrors;
-use crate::query::VideoPath;
+use crate::query::{VideoPath, VideoPathParams};
 use crate::state::{AppState, Health};
 use crate::video::{Video, VideoStage, eta_seconds, show};
 
@@ -129,7 +129,7 @@ fn json(data: &impl Serialize) -> String {
     path = "/v1/videos/{video_id}/events",
     tag = "videos",
     operation_id = "follow_video",
-    params(("video_id" = String, Path, description = "Id of the video.")),
+    params(VideoPathParams),
     responses(
         (status = OK, description = "The events; each is one `VideoEvent`, its name in `event:` and its data in `data:`.",
             content_type = "text/event-stream", body = VideoEvent),
@@ -229,8 +229,8 @@ impl Follower {
     }
 
     async fn snapshot(&mut self, row: queue::Video) -> Result<()> {
+        self.stage = row.stage;
         self.say(&row, VideoEvent::Snapshot).await?;
-        self.stage = row.stage.filter(|_| row.status == Status::InProgress);
         if row.status.is_terminal() { self.settled(&row).await } else { Ok(()) }
     }
 
@@ -246,6 +246,11 @@ impl Follower {
 
     async fn say(&mut self, row: &queue::Video, event: fn(Box<Video>) -> VideoEvent) -> Result<()> {
         self.started_at_ms = row.started_at_ms;
+        if row.status != Status::InProgress {
+            // The next attempt begins at the beginning.
+            self.stage = None;
+            self.last_step = None;
+        }
         let video = show(&self.state, row.clone()).await?;
         self.pending.push_back(event(Box::new(video)).into());
         Ok(())
@@ -294,6 +299,6 @@ fn stream_error(code: Code, message: &str) -> StreamError {
 async fn draining(health: &mut watch::Receiver<Health>) {
     if health.wait_for(|health| *health == Health::Draining).await.is_err() {
         // Nobody is left who could say so.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
