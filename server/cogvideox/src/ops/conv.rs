@@ -8,7 +8,7 @@
 use rayon::prelude::*;
 
 use super::Rounding;
-use super::conv_kernel::{MAX_COLUMNS, MAX_INPUT_ROWS, RowConv};
+use super::conv_kernel::{RowConv, Weights};
 use super::frame::{Frame, FrameShape, LANES, Lanes};
 use crate::Result;
 use crate::weights::WeightScope;
@@ -37,7 +37,7 @@ struct Phase {
     /// Where its pixels are in the output, and the first row and column that they read.
     y: usize,
     x: usize,
-    weights: Vec<Lanes>,
+    weights: Vec<Weights>,
 }
 
 /// A convolution with its weights.
@@ -191,20 +191,21 @@ impl Conv {
         let step = rows.len() / row_len;
         let input_step = if self.kind == Kind::Downsampling { 2 } else { 1 };
         for phase in &self.phases {
-            let mut input_rows: [&[Lanes]; MAX_INPUT_ROWS] = [&[]; MAX_INPUT_ROWS];
-            let tap_rows = inputs.iter().flat_map(|frame| {
-                (0..self.taps[1]).map(move |tap| frame.row(index * input_step + phase.y + tap))
-            });
-            input_rows.iter_mut().zip(tap_rows).for_each(|(place, row)| *place = row);
             let columns = match self.kind {
                 Kind::Downsampling => [0, input_shape.width / 2, 1],
                 _ => [phase.x, phase.x + 1, phase.x + 2],
             };
+            let mut taps = Vec::with_capacity(phase.weights.len() / self.bias.len());
+            for frame in inputs {
+                for tap in 0..self.taps[1] {
+                    let row = frame.row(index * input_step + phase.y + tap);
+                    for block in row.chunks_exact(input_shape.width) {
+                        taps.extend(columns[..self.taps[2]].iter().map(|column| &block[*column..]));
+                    }
+                }
+            }
             pulp::Arch::new().dispatch(RowConv {
-                inputs: &input_rows[..inputs.len() * self.taps[1]],
-                input_width: input_shape.width,
-                in_channels: self.in_channels,
-                columns: &columns[..self.taps[2].min(MAX_COLUMNS)],
+                taps: &taps,
                 weights: &phase.weights,
                 bias: &self.bias,
                 output: &mut rows[phase.y * row_len..][..row_len],
@@ -236,21 +237,20 @@ fn load(scope: &WeightScope<'_>, shape: &[usize]) -> Result<Vec<f32>> {
     Ok(super::with_f32(&scope.tensor("weight", shape)?, |weight| Ok(weight.to_vec()))?)
 }
 
-/// In the order in which [`RowConv`] reads them.
-fn pack(in_channels: usize, out_channels: usize, taps: [usize; 3], at: &WeightAt<'_>) -> Vec<Lanes> {
-    let rows = taps[0] * taps[1];
-    let mut packed = Vec::with_capacity(out_channels.div_ceil(LANES) * rows * taps[2] * in_channels);
+/// In the order in which [`RowConv`] reads them; channels that fill up the last sixteen have weights of zero.
+fn pack(in_channels: usize, out_channels: usize, taps: [usize; 3], at: &WeightAt<'_>) -> Vec<Weights> {
+    let mut packed = Vec::new();
     for out_block in (0..out_channels).step_by(LANES) {
-        for row in 0..rows {
+        for row in 0..taps[0] * taps[1] {
             for in_block in (0..in_channels).step_by(LANES) {
                 for column in 0..taps[2] {
+                    let mut weights = [Lanes::ZERO; LANES];
                     for input in in_block..in_channels.min(in_block + LANES) {
-                        let mut lanes = Lanes::ZERO;
                         for output in out_block..out_channels.min(out_block + LANES) {
-                            lanes.0[output - out_block] = at(output, input, row, column);
+                            weights[input - in_block].0[output - out_block] = at(output, input, row, column);
                         }
-                        packed.push(lanes);
                     }
+                    packed.push(weights);
                 }
             }
         }

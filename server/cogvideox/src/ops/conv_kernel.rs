@@ -5,31 +5,23 @@
 //! broadcast of an input value serves all output channels of it. The registers are as wide as the machine has them
 //! (`pulp` chooses at run time). Relies on the layout of [`super::frame`]; must not know which convolution it is.
 
-use std::ops::Range;
-
 use pulp::{Simd, WithSimd};
 
 use super::Rounding;
 use super::frame::{LANES, Lanes};
 
-/// As many input rows as a kernel of 3 x 3 taps in time and height reads.
-pub(crate) const MAX_INPUT_ROWS: usize = 9;
-/// As many columns as a kernel reads.
-pub(crate) const MAX_COLUMNS: usize = 3;
 /// Weights of this size stay in a core's second-level cache while a row's tiles use them.
 const WEIGHT_SLAB_BYTES: usize = 384 * 1024;
 
+/// The weights of one tap for sixteen input channels: for each of them those of sixteen output channels.
+pub(crate) type Weights = [Lanes; LANES];
+
 /// One row of output for one set of weights.
 pub(crate) struct RowConv<'a> {
-    /// One input row for each tap in time and height.
-    pub(crate) inputs: &'a [&'a [Lanes]],
-    /// Pixels of an input row.
-    pub(crate) input_width: usize,
-    pub(crate) in_channels: usize,
-    /// Where the taps of a row read: output pixel `x` reads column `x + columns[tap]`.
-    pub(crate) columns: &'a [usize],
-    /// For each sixteen output channels: inputs x channel blocks x columns x channels of the block.
-    pub(crate) weights: &'a [Lanes],
+    /// For each tap and sixteen input channels, what the first output pixel reads and the pixels after it.
+    pub(crate) taps: &'a [&'a [Lanes]],
+    /// For each sixteen output channels, one for each of `taps`.
+    pub(crate) weights: &'a [Weights],
     pub(crate) bias: &'a [Lanes],
     pub(crate) output: &'a mut [Lanes],
     /// Pixels of an output row.
@@ -42,14 +34,15 @@ pub(crate) struct RowConv<'a> {
     pub(crate) rounding: Rounding,
 }
 
-/// What a tile computes in one go.
+/// What a tile computes in one go: as many taps as have their weights in the cache.
 struct Pass<'a> {
     /// Output channels, in lanes.
     block: usize,
-    /// Input rows x channel blocks, as many as fit in the cache.
-    steps: Range<usize>,
-    weights: &'a [Lanes],
-    weights_per_block: usize,
+    taps: &'a [&'a [Lanes]],
+    /// Of the taps, for the output channels from `block` on.
+    weights: &'a [Weights],
+    /// For the next sixteen output channels.
+    next_weights: &'a [Weights],
     first: bool,
     last: bool,
 }
@@ -61,13 +54,13 @@ impl WithSimd for RowConv<'_> {
     fn with_simd<S: Simd>(mut self, simd: S) {
         let blocks = self.bias.len();
         match S::F32_LANES {
-            // Thirty-two registers: 14 x 2 sums, 2 weights, 1 broadcast.
+            // Thirty-two registers: 12 x 2 sums, 2 weights, 1 broadcast.
             16 => {
                 for block in (0..blocks - blocks % 2).step_by(2) {
-                    self.output_block::<S, 2>(simd, block, 14);
+                    self.output_block::<S, 2>(simd, block, 12);
                 }
                 if blocks % 2 == 1 {
-                    self.output_block::<S, 1>(simd, blocks - 1, 14);
+                    self.output_block::<S, 1>(simd, blocks - 1, 12);
                 }
             }
             // Sixteen registers: 6 x 2 sums, 2 weights, 1 broadcast.
@@ -85,19 +78,18 @@ impl RowConv<'_> {
         let width = (self.output_width - self.first).div_ceil(self.step);
         let tiles = width.div_ceil(max_tile);
         let (tile, longer) = (width / tiles, width % tiles);
-        let channel_blocks = self.in_channels.div_ceil(LANES);
-        let steps = self.inputs.len() * channel_blocks;
-        let weights_per_block = self.inputs.len() * self.columns.len() * self.in_channels;
-        let slabs = (weights_per_block * size_of::<[f32; LANES]>() * N * S::F32_LANES / LANES)
-            .div_ceil(WEIGHT_SLAB_BYTES)
-            .min(steps);
-        let weights = &self.weights[block * weights_per_block..];
+        let count = self.taps.len();
+        let weights = &self.weights[block * count..];
+        // A tile that is one lane of output channels wide does not look at the next.
+        let next_weights = if weights.len() > count { &weights[count..] } else { weights };
+        let slabs = (count * size_of::<Weights>() * N * S::F32_LANES / LANES).div_ceil(WEIGHT_SLAB_BYTES);
         for slab in 0..slabs {
+            let taps = count * slab / slabs..count * (slab + 1) / slabs;
             let pass = Pass {
                 block,
-                steps: steps * slab / slabs..steps * (slab + 1) / slabs,
-                weights,
-                weights_per_block,
+                taps: &self.taps[taps.clone()],
+                weights: &weights[taps.clone()],
+                next_weights: &next_weights[taps],
                 first: slab == 0,
                 last: slab + 1 == slabs,
             };
@@ -120,8 +112,6 @@ impl RowConv<'_> {
                 10 => return self.tile::<S, N, 10>(simd, pass, x),
                 11 => return self.tile::<S, N, 11>(simd, pass, x),
                 12 => return self.tile::<S, N, 12>(simd, pass, x),
-                13 => return self.tile::<S, N, 13>(simd, pass, x),
-                14 => return self.tile::<S, N, 14>(simd, pass, x),
                 _ => {}
             }
         }
@@ -143,26 +133,11 @@ impl RowConv<'_> {
     /// `M` pixels from `x` on.
     #[inline(always)]
     fn tile<S: Simd, const N: usize, const M: usize>(&mut self, simd: S, pass: &Pass<'_>, x: usize) {
-        let channel_blocks = self.in_channels.div_ceil(LANES);
         let mut sums = self.start::<S, N, M>(simd, pass, x);
-        for step in pass.steps.clone() {
-            let (input, channel_block) = (step / channel_blocks, step % channel_blocks);
-            let depth = LANES.min(self.in_channels - channel_block * LANES);
-            let row = &self.inputs[input][channel_block * self.input_width + x..];
-            let offset = (input * self.in_channels + channel_block * LANES) * self.columns.len();
-            for (tap, column) in self.columns.iter().enumerate() {
-                let pixels: &[Lanes; M] = row[*column..].first_chunk().expect("the row covers every tap");
-                let weights = [
-                    &pass.weights[offset + tap * depth..][..depth],
-                    // The second half of a tile that is two lanes of output channels wide.
-                    if N * S::F32_LANES > LANES {
-                        &pass.weights[pass.weights_per_block + offset + tap * depth..][..depth]
-                    } else {
-                        &[]
-                    },
-                ];
-                multiply_add::<S, N, M>(simd, &mut sums, pixels, weights);
-            }
+        let weights = pass.weights.iter().zip(pass.next_weights);
+        for (tap, (weights, next_weights)) in pass.taps.iter().zip(weights) {
+            let pixels: &[Lanes; M] = tap[x..].first_chunk().expect("a tap covers the whole row");
+            multiply_add::<S, N, M>(simd, &mut sums, pixels, [weights, next_weights]);
         }
         self.store::<S, N, M>(simd, pass, x, sums);
     }
@@ -228,10 +203,10 @@ fn multiply_add<S: Simd, const N: usize, const M: usize>(
     simd: S,
     sums: &mut [[S::f32s; N]; M],
     pixels: &[Lanes; M],
-    weights: [&[Lanes]; 2],
+    weights: [&Weights; 2],
 ) {
     let per_lanes = LANES / S::F32_LANES;
-    for k in 0..weights[0].len().min(LANES) {
+    for k in 0..LANES {
         let mut weight = [simd.splat_f32s(0.0); N];
         for n in 0..N {
             weight[n] = S::as_simd_f32s(&weights[n / per_lanes][k].0).0[n % per_lanes];

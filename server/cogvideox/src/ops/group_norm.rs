@@ -4,11 +4,12 @@
 //! spatial condition and `SiLU` are one pass that writes straight into the next convolution's input, rounding after
 //! each step where `PyTorch` rounds. Relies on [`super::frame`]; must not know the autoencoder's structure.
 
+use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 
-use super::Rounding;
 use super::frame::{Frame, LANES, Lanes};
-use super::vector::{dispatch, silu};
+use super::vector::silu;
+use super::{Rounding, rounding};
 use crate::Result;
 use crate::weights::WeightScope;
 
@@ -57,8 +58,10 @@ impl GroupNorm {
         let row_len = shape.row_len();
         let bands: Vec<&[Lanes]> =
             frames.iter().flat_map(|frame| frame.rows().chunks(ROWS_PER_SUM * row_len)).collect();
-        let partial: Vec<Moments> =
-            bands.into_par_iter().map(|rows| dispatch(|| moments(rows, row_len, shape.width))).collect();
+        let partial: Vec<Moments> = bands
+            .into_par_iter()
+            .map(|rows| Arch::new().dispatch(SumRows { rows, row_len, width: shape.width }))
+            .collect();
         let channels = self.weight.len();
         let group_len = channels / self.groups;
         let count = (frames.len() * shape.height * shape.width * group_len) as f64;
@@ -84,65 +87,111 @@ impl GroupNorm {
     }
 }
 
-#[inline(always)]
-fn moments(rows: &[Lanes], row_len: usize, width: usize) -> Moments {
-    let mut moments = vec![[[0.0; LANES]; 2]; row_len / width];
-    for row in rows.chunks_exact(row_len) {
-        for (pixels, total) in row.chunks_exact(width).zip(&mut moments) {
-            let [mut sum, mut squares] = *total;
-            for pixel in pixels {
-                for lane in 0..LANES {
-                    let value = f64::from(pixel.0[lane]);
-                    sum[lane] += value;
-                    squares[lane] = value.mul_add(value, squares[lane]);
+/// The moments of some rows.
+struct SumRows<'a> {
+    rows: &'a [Lanes],
+    row_len: usize,
+    width: usize,
+}
+
+impl NullaryFnOnce for SumRows<'_> {
+    type Output = Moments;
+
+    #[inline(always)]
+    fn call(self) -> Moments {
+        let mut moments = vec![[[0.0; LANES]; 2]; self.row_len / self.width];
+        for row in self.rows.chunks_exact(self.row_len) {
+            for (pixels, total) in row.chunks_exact(self.width).zip(&mut moments) {
+                let [mut sum, mut squares] = *total;
+                for pixel in pixels {
+                    for lane in 0..LANES {
+                        let value = f64::from(pixel.0[lane]);
+                        sum[lane] += value;
+                        squares[lane] = value.mul_add(value, squares[lane]);
+                    }
                 }
+                *total = [sum, squares];
             }
-            *total = [sum, squares];
         }
+        moments
     }
-    moments
 }
 
 impl PreparedNorm {
     /// `silu(norm(input) * factor + summand)`, written one pixel inside `output`, a bordered frame.
     pub(crate) fn apply_silu(&self, input: &Frame, condition: Option<Condition<'_>>, output: &mut Frame) {
-        assert_eq!(output.shape(), input.shape().bordered(), "the next convolution reads a bordered frame");
-        let height = input.shape().height;
+        let shape = input.shape();
+        assert_eq!(output.shape(), shape.bordered(), "the next convolution reads a bordered frame");
+        // Nearest neighbour, the same for every row.
+        let columns: Vec<usize> = match condition {
+            Some(condition) => {
+                let small = condition.factor.shape().width;
+                (0..shape.width).map(|x| x * small / shape.width).collect()
+            }
+            None => Vec::new(),
+        };
         let row_len = output.shape().row_len();
-        output.rows_mut()[row_len..][..height * row_len].par_chunks_mut(row_len).enumerate().for_each(
-            |(y, row)| {
-                dispatch(|| match (self.rounding, condition) {
-                    (Rounding::None, None) => self.row(input, y, row, NoCondition, Rounding::None),
-                    (rounding, None) => self.row(input, y, row, NoCondition, rounding),
-                    (Rounding::None, Some(condition)) => {
-                        self.row(input, y, row, RowCondition::new(condition, input, y), Rounding::None);
-                    }
-                    (rounding, Some(condition)) => {
-                        self.row(input, y, row, RowCondition::new(condition, input, y), rounding);
-                    }
-                });
-            },
-        );
+        let rows = output.rows_mut()[row_len..][..shape.height * row_len].par_chunks_mut(row_len);
+        rows.enumerate().for_each(|(y, output)| {
+            let row = NormRow { norm: self, input: input.row(y), width: shape.width, output };
+            match condition {
+                Some(Condition { factor, summand }) => {
+                    let small = factor.shape();
+                    let small_y = y * small.height / shape.height;
+                    let (factor, summand) = (factor.row(small_y), summand.row(small_y));
+                    let condition = RowCondition { factor, summand, width: small.width, columns: &columns };
+                    row.run(condition);
+                }
+                None => row.run(NoCondition),
+            }
+        });
     }
+}
+
+/// One row to normalise.
+struct NormRow<'a> {
+    norm: &'a PreparedNorm,
+    input: &'a [Lanes],
+    width: usize,
+    output: &'a mut [Lanes],
+}
+
+impl NormRow<'_> {
+    fn run(self, condition: impl ConditionAt) {
+        // A loop of its own for each dtype, with the rounding compiled in.
+        let arch = Arch::new();
+        match self.norm.rounding {
+            Rounding::None => arch.dispatch(NormTask { row: self, condition, round: |x| x }),
+            Rounding::F16 => arch.dispatch(NormTask { row: self, condition, round: rounding::to_f16 }),
+            Rounding::Bf16 => arch.dispatch(NormTask { row: self, condition, round: rounding::to_bf16 }),
+        }
+    }
+}
+
+/// A row with what is to be done, as a type that is compiled into vector code whole.
+struct NormTask<'a, C, R> {
+    row: NormRow<'a>,
+    condition: C,
+    round: R,
+}
+
+impl<C: ConditionAt, R: Fn(f32) -> f32> NullaryFnOnce for NormTask<'_, C, R> {
+    type Output = ();
 
     #[inline(always)]
-    fn row(
-        &self,
-        input: &Frame,
-        y: usize,
-        output: &mut [Lanes],
-        condition: impl ConditionAt,
-        rounding: Rounding,
-    ) {
-        let width = input.shape().width;
-        let rows = input.row(y).chunks_exact(width).zip(output.chunks_exact_mut(width + 2));
+    fn call(self) {
+        let NormRow { norm, input, width, output } = self.row;
+        let rows = input.chunks_exact(width).zip(output.chunks_exact_mut(width + 2));
         for (block, (from, to)) in rows.enumerate() {
-            let (scale, shift) = (&self.scale[block], &self.shift[block]);
+            let (scale, shift) = (&norm.scale[block], &norm.shift[block]);
             for (x, (from, to)) in from.iter().zip(&mut to[1..=width]).enumerate() {
+                let condition = self.condition.at(block, x);
                 for lane in 0..LANES {
-                    let normed = rounding.round(from.0[lane].mul_add(scale.0[lane], shift.0[lane]));
-                    let conditioned = condition.apply(normed, block, x, lane, rounding);
-                    to.0[lane] = rounding.round(silu(conditioned));
+                    let mut value = (self.round)(from.0[lane].mul_add(scale.0[lane], shift.0[lane]));
+                    if let Some((factor, summand)) = condition {
+                        value = (self.round)((self.round)(value * factor.0[lane]) + summand.0[lane]);
+                    }
+                    to.0[lane] = (self.round)(silu(value));
                 }
             }
         }
@@ -151,15 +200,16 @@ impl PreparedNorm {
 
 /// What happens between the norm and `SiLU`.
 trait ConditionAt {
-    fn apply(&self, value: f32, block: usize, x: usize, lane: usize, rounding: Rounding) -> f32;
+    /// Factor and summand of a pixel.
+    fn at(&self, block: usize, x: usize) -> Option<(&Lanes, &Lanes)>;
 }
 
 struct NoCondition;
 
 impl ConditionAt for NoCondition {
     #[inline(always)]
-    fn apply(&self, value: f32, _block: usize, _x: usize, _lane: usize, _rounding: Rounding) -> f32 {
-        value
+    fn at(&self, _block: usize, _x: usize) -> Option<(&Lanes, &Lanes)> {
+        None
     }
 }
 
@@ -168,28 +218,14 @@ struct RowCondition<'a> {
     factor: &'a [Lanes],
     summand: &'a [Lanes],
     width: usize,
-    /// Columns of the condition for each column of the input.
-    columns: Vec<u32>,
-}
-
-impl<'a> RowCondition<'a> {
-    fn new(condition: Condition<'a>, input: &Frame, y: usize) -> Self {
-        let (shape, small) = (input.shape(), condition.factor.shape());
-        let small_y = y * small.height / shape.height;
-        Self {
-            factor: condition.factor.row(small_y),
-            summand: condition.summand.row(small_y),
-            width: small.width,
-            columns: (0..shape.width).map(|x| (x * small.width / shape.width) as u32).collect(),
-        }
-    }
+    /// The condition's column for each column of the input.
+    columns: &'a [usize],
 }
 
 impl ConditionAt for RowCondition<'_> {
     #[inline(always)]
-    fn apply(&self, value: f32, block: usize, x: usize, lane: usize, rounding: Rounding) -> f32 {
-        let at = block * self.width + self.columns[x] as usize;
-        let product = rounding.round(value * self.factor[at].0[lane]);
-        rounding.round(product + self.summand[at].0[lane])
+    fn at(&self, block: usize, x: usize) -> Option<(&Lanes, &Lanes)> {
+        let at = block * self.width + self.columns[x];
+        Some((&self.factor[at], &self.summand[at]))
     }
 }
