@@ -83,7 +83,7 @@ impl TokenJson {
 /// `special_tokens_map.json`, whose keys `tokenizer_config.json` has too.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct SpecialTokens {
+struct SpecialTokensMap {
     eos_token: Option<TokenJson>,
     unk_token: Option<TokenJson>,
     pad_token: Option<TokenJson>,
@@ -102,7 +102,7 @@ struct TokenizerConfig {
     truncation_side: Option<String>,
     added_tokens_decoder: Option<BTreeMap<u32, TokenJson>>,
     #[serde(flatten)]
-    special: SpecialTokens,
+    special: SpecialTokensMap,
 }
 
 /// What the JSON files say, once they are reconciled.
@@ -121,7 +121,7 @@ impl Settings {
         let mut added = BTreeMap::new();
         // Since transformers 4.34 everything stands in tokenizer_config.json; the other files are for older readers.
         if config.added_tokens_decoder.is_none() {
-            let map: SpecialTokens = read_json(&dir.join("special_tokens_map.json"))?.unwrap_or_default();
+            let map: SpecialTokensMap = read_json(&dir.join("special_tokens_map.json"))?.unwrap_or_default();
             config.special.merge(map);
             added = read_json(&dir.join("added_tokens.json"))?.unwrap_or_default();
         }
@@ -141,7 +141,7 @@ impl Settings {
     }
 }
 
-impl SpecialTokens {
+impl SpecialTokensMap {
     /// `map` wins, except that additional tokens accumulate.
     fn merge(&mut self, map: Self) {
         self.eos_token = map.eos_token.or(self.eos_token.take());

@@ -63,7 +63,7 @@ impl Tokenizer {
         if !settings.is_legacy() {
             model.normalizer.add_dummy_prefix = false;
         }
-        let normalizer = Normalizer::new(model.normalizer)
+        let normalizer = Normalizer::new(&model.normalizer)
             .map_err(|message| Error::Tokenizer { path: path.to_owned(), message })?;
         let unigram = Unigram::new(model.pieces)
             .map_err(|message| Error::Tokenizer { path: path.to_owned(), message })?;

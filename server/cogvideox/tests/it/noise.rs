@@ -1,5 +1,7 @@
 //! Seeds mean what they mean in torch.
 
+#![expect(clippy::unreadable_literal, reason = "numbers stand here as torch prints them")]
+
 use candle_core::{DType, Tensor};
 use cogvideox::Error;
 use cogvideox::noise::Generator;
