@@ -6,6 +6,7 @@
 
 mod error;
 pub mod guidance;
+pub mod image;
 pub mod noise;
 mod ops;
 mod pipeline_config;

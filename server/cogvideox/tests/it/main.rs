@@ -2,6 +2,7 @@
 
 mod golden;
 mod guidance;
+mod image;
 mod noise;
 mod scheduler;
 mod text_encoder;
