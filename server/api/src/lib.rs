@@ -1,1 +1,24 @@
-//! api
+//! HTTP: OpenAI's Videos API over the job queue and the file store.
+//!
+//! A request is checked at the door against the model's card (`create`), becomes a row of the queue, and is shown
+//! from the row (`video`); the router page lists every URL. This crate knows the queue and the store and waits for
+//! neither worker nor device: it has no model, no tokenizer and no SQL. What it must be told about the model it is
+//! told by the binary, in a [`ModelCard`] and a [`CountTokens`].
+
+mod body;
+mod create;
+mod error;
+mod fields;
+mod model;
+mod openapi;
+mod query;
+mod router;
+mod routes;
+mod state;
+mod video;
+
+pub use error::{Code, Error, ErrorBody, ErrorEnvelope, ErrorType, Result};
+pub use model::{CountTokens, FrameLattice, ModelCard, ModelCatalog, Scheduler, Size, StepRule};
+pub use openapi::{openapi, openapi_yaml};
+pub use router::router;
+pub use state::{AppState, Health, Limits};

@@ -70,14 +70,6 @@ impl RgbImage {
         Self::new(rgb8(image), width, height)
     }
 
-    /// [`Self::decode`] of a file.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when it cannot be read, and as [`Self::decode`].
-    pub fn load(path: &Path) -> Result<Self> {
-        Self::decode(&std::fs::read(path).map_err(|source| Error::io(path, source))?)
-    }
-
     /// Pixels of a row.
     pub fn width(&self) -> usize {
         self.width
@@ -123,6 +115,14 @@ impl RgbImage {
             .collect();
         Ok(Tensor::from_vec(planes, (1, 3, height, width), &Device::Cpu)?)
     }
+}
+
+/// [`RgbImage::decode`] of a file.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be read, and as [`RgbImage::decode`].
+pub fn load_rgb(path: &Path) -> Result<RgbImage> {
+    RgbImage::decode(&std::fs::read(path).map_err(|source| Error::io(path, source))?)
 }
 
 fn refuse(message: String) -> Error {

@@ -4,18 +4,26 @@
 //! and computes what diffusers computes. Relies on candle for tensors and weights; must not know HTTP, SQL, tokio or
 //! any other crate of this workspace.
 
+mod demo;
+mod description;
 mod error;
 pub mod guidance;
 pub mod image;
 pub mod noise;
 mod ops;
+mod params;
+mod pipeline;
 mod pipeline_config;
 pub mod scheduler;
 pub mod text_encoder;
 mod tokenizer;
 pub mod transformer;
+pub mod vae;
 mod weights;
 
+pub use description::ModelDescription;
 pub use error::{Error, Result};
+pub use params::{GenerationParams, ModelDefaults, ModelForm};
+pub use pipeline::{CogVideoXPipeline, Event, VideoFrames};
 pub use pipeline_config::PipelineClass;
 pub use tokenizer::{Tokenizer, Tokens};

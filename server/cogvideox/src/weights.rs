@@ -3,7 +3,8 @@
 //! A component folder (`transformer/`, `vae/`, `text_encoder/`) holds either one file or shards with an index, in
 //! diffusers' naming. Files are memory-mapped; a tensor is copied out, converted to the wanted dtype, when a layer
 //! asks for it by name and expected shape. What no layer asked for is reported by [`Weights::finish`]: a checkpoint
-//! that is only partly used belongs to another model. Knows nothing of what the tensors mean.
+//! that is only partly used belongs to another model. The demo model, which has no files, gets random tensors through
+//! the same door. Knows nothing of what the tensors mean.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -14,6 +15,7 @@ use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 use safetensors::tensor::{Metadata, SafeTensors};
 
+use crate::noise::Generator;
 use crate::{Error, Result};
 
 /// diffusers' file stem (`ModelMixin.save_pretrained`, `WEIGHTS_NAME`).
@@ -29,12 +31,21 @@ struct MappedFile {
 }
 
 /// The mapped tensors of one component.
-pub(crate) struct Weights {
+struct MappedWeights {
     /// The single file or the index, for messages.
     path: PathBuf,
     files: Vec<MappedFile>,
     file_of: BTreeMap<String, usize>,
     used: RefCell<HashSet<String>>,
+}
+
+/// Where a component's tensors come from.
+pub(crate) struct Weights(Source);
+
+enum Source {
+    Mapped(MappedWeights),
+    /// The demo model has no files: whatever is asked for is drawn.
+    Random(RefCell<Generator>),
 }
 
 impl Weights {
@@ -44,6 +55,58 @@ impl Weights {
     /// [`Error::Weights`] when there is no such file, when a shard that the index names is missing or does not hold
     /// what the index says, or when a file is truncated or not safetensors at all.
     pub(crate) fn open(dir: &Path, stem: &str) -> Result<Self> {
+        Ok(Self(Source::Mapped(MappedWeights::open(dir, stem)?)))
+    }
+
+    /// Random tensors of any name and shape, the same for the same seed and order of requests.
+    pub(crate) fn random(seed: u64) -> Self {
+        Self(Source::Random(RefCell::new(Generator::seed(seed))))
+    }
+
+    /// The scope of all names.
+    pub(crate) fn root<'a>(&'a self, dtype: DType, device: &'a Device) -> WeightScope<'a> {
+        WeightScope { weights: self, prefix: String::new(), dtype, device }
+    }
+
+    /// Call when the model is built.
+    ///
+    /// # Errors
+    /// [`Error::SurplusTensors`] when tensors were left unread.
+    pub(crate) fn finish(&self) -> Result<()> {
+        match &self.0 {
+            Source::Mapped(mapped) => mapped.finish(),
+            Source::Random(_) => Ok(()),
+        }
+    }
+
+    fn load(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
+        match &self.0 {
+            Source::Mapped(mapped) => mapped.load(name, shape, dtype, device),
+            Source::Random(generator) => draw(&mut generator.borrow_mut(), name, shape, dtype, device),
+        }
+    }
+}
+
+/// Norms about one, biases about zero, matrices by their fan-in, so that signals neither vanish nor explode.
+fn draw(
+    generator: &mut Generator,
+    name: &str,
+    shape: &[usize],
+    dtype: DType,
+    device: &Device,
+) -> Result<Tensor> {
+    let normal = generator.randn(shape, DType::F32)?;
+    let (scale, offset) = match shape {
+        [_] if name.ends_with("weight") => (0.1, 1.0),
+        [_] => (0.1, 0.0),
+        [_, fan_in @ ..] => (1.0 / (fan_in.iter().product::<usize>() as f64).sqrt(), 0.0),
+        [] => (1.0, 0.0),
+    };
+    Ok(normal.affine(scale, offset)?.to_dtype(dtype)?.to_device(device)?)
+}
+
+impl MappedWeights {
+    fn open(dir: &Path, stem: &str) -> Result<Self> {
         let (path, shards) = locate(dir, stem)?;
         let mut files = Vec::with_capacity(shards.len());
         let mut file_of = BTreeMap::new();
@@ -67,16 +130,7 @@ impl Weights {
         Ok(Self { path, files, file_of, used: RefCell::default() })
     }
 
-    /// The scope of all names.
-    pub(crate) fn root<'a>(&'a self, dtype: DType, device: &'a Device) -> WeightScope<'a> {
-        WeightScope { weights: self, prefix: String::new(), dtype, device }
-    }
-
-    /// Call when the model is built.
-    ///
-    /// # Errors
-    /// [`Error::SurplusTensors`] when tensors were left unread.
-    pub(crate) fn finish(&self) -> Result<()> {
+    fn finish(&self) -> Result<()> {
         let used = self.used.borrow();
         let surplus: Vec<&String> = self.file_of.keys().filter(|name| !used.contains(*name)).collect();
         match surplus.first() {
@@ -155,12 +209,17 @@ impl<'a> WeightScope<'a> {
 
     /// Whether the files hold `name` below this scope.
     pub(crate) fn contains(&self, name: &str) -> bool {
-        self.weights.file_of.contains_key(&self.full_name(name))
+        match &self.weights.0 {
+            Source::Mapped(mapped) => mapped.file_of.contains_key(&self.full_name(name)),
+            Source::Random(_) => true,
+        }
     }
 
     /// Marks `name` as known and not needed, if it is there at all.
     pub(crate) fn ignore(&self, name: &str) {
-        self.weights.used.borrow_mut().insert(self.full_name(name));
+        if let Source::Mapped(mapped) = &self.weights.0 {
+            mapped.used.borrow_mut().insert(self.full_name(name));
+        }
     }
 
     /// The dtype that tensors are converted to.

@@ -1,1 +1,34 @@
-//! queue
+//! The job table: a durable SQLite queue of videos, and the news about them.
+//!
+//! A video is enqueued at the door, claimed by a worker under a lease, and settled exactly once. The status moves
+//! only along these lines:
+//!
+//! ```text
+//! queued ──claim──> in_progress ──complete──> completed
+//!   │  ^                │ ├──────fail───────> failed
+//!   │  └─requeue/rescue─┘ └────cancelled────> cancelled
+//!   └──────────────request_cancel───────────────^
+//! ```
+//!
+//! This is the only crate that speaks SQL. It knows nothing of HTTP, of models or of the files that a worker writes:
+//! an [`Output`] is a key, a length and a digest, whatever lies behind them.
+//!
+//! One process owns a database (see [`Queue::open`]), so the news travels in memory, and every change is published
+//! after its commit and in the order of the commits.
+
+mod claims;
+mod clock;
+mod error;
+mod hub;
+mod lease;
+mod queue;
+mod row;
+mod video;
+
+pub use clock::{Clock, SystemClock};
+pub use error::{Error, Result};
+pub use hub::{Event, Subscription};
+pub use lease::{Claim, Heartbeat, Lease, Owner, Progress, Rescued};
+pub use queue::{Counts, ListQuery, Order, Page, Queue, QueueOptions};
+pub use tokio_util::sync::CancellationToken;
+pub use video::{JobError, NewVideo, Output, Stage, Status, Timings, Video, VideoId, VideoParams};

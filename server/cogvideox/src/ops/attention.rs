@@ -13,8 +13,8 @@ use super::norm::{LayerNorm, Streams};
 use super::{Rounding, from_f32, vector, with_f32};
 
 /// Queries of a task at most.
-const MAX_QUERY_ROWS: usize = 128;
-/// Keys whose scores exist at a time: with 128 queries 256 KiB, within a core's L2 cache.
+const MAX_QUERY_ROWS: usize = 256;
+/// Keys whose scores exist at a time: with 256 queries 512 KiB, within a core's L2 cache.
 const KEY_ROWS: usize = 512;
 
 /// Rotary tables of the video tokens, `(tokens, head_dim)` each, every value standing twice (diffusers'

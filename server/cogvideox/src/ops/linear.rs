@@ -12,8 +12,8 @@ use crate::weights::WeightScope;
 
 /// Rows below which the product is not split into row blocks: it is bound by reading the weights.
 const MIN_BLOCK_ROWS: usize = 64;
-/// Rows of a block at most: block and result together stay in a core's L2 cache for the model's widths.
-const MAX_BLOCK_ROWS: usize = 256;
+/// Rows of a block at most. Every block packs the whole weight anew, so blocks are as large as the threads allow.
+const MAX_BLOCK_ROWS: usize = 1024;
 
 /// What is applied to the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl Job {
             self.finish(&mut out);
             return out;
         }
-        let block = rows.div_ceil(4 * rayon::current_num_threads()).clamp(MIN_BLOCK_ROWS, MAX_BLOCK_ROWS);
+        let block = rows.div_ceil(rayon::current_num_threads()).clamp(MIN_BLOCK_ROWS, MAX_BLOCK_ROWS);
         out.par_chunks_mut(block * self.out_features).zip(x.par_chunks(block * self.in_features)).for_each(
             |(out, x)| {
                 self.product(x, weight, out, gemm::Parallelism::None);

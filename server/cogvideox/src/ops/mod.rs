@@ -5,13 +5,17 @@
 //! only; must not know the model's configuration.
 
 pub(crate) mod attention;
+pub(crate) mod conv;
+mod conv_kernel;
+pub(crate) mod frame;
+pub(crate) mod group_norm;
 pub(crate) mod linear;
 pub(crate) mod norm;
+mod rounding;
 pub(crate) mod t5;
 pub(crate) mod vector;
 
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
-use half::{bf16, f16};
 
 /// A tensor's elements as contiguous `f32` (a copy only where the dtype or the layout asks for one).
 pub(crate) fn with_f32<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
@@ -33,6 +37,11 @@ pub(crate) fn from_f32(data: Vec<f32>, shape: &[usize], dtype: DType) -> Result<
 pub(crate) fn silu(x: &Tensor) -> Result<Tensor> {
     let out = with_f32(x, |x| Ok(x.iter().map(|&x| vector::silu(x)).collect()))?;
     from_f32(out, x.dims(), x.dtype())
+}
+
+/// Whether no element is NaN or infinite.
+pub(crate) fn is_finite(x: &Tensor) -> Result<bool> {
+    with_f32(x, |x| Ok(x.iter().all(|x| x.is_finite())))
 }
 
 /// Rounds `f32` values to what a dtype can hold, between the steps of a fused operation.
@@ -62,8 +71,8 @@ impl Rounding {
     pub(crate) fn round(self, x: f32) -> f32 {
         match self {
             Self::None => x,
-            Self::F16 => f16::from_f32(x).to_f32(),
-            Self::Bf16 => bf16::from_f32(x).to_f32(),
+            Self::F16 => rounding::to_f16(x),
+            Self::Bf16 => rounding::to_bf16(x),
         }
     }
 }

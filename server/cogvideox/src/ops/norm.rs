@@ -43,7 +43,12 @@ impl LayerNorm {
     /// `(b, s, d)` normalised over `d`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let rounding = Rounding::of(x.dtype())?;
-        let out = map_rows(x, self.weight.len(), |_, row, out| self.row(row, out, rounding))?;
+        let out = map_rows(
+            x,
+            self.weight.len(),
+            #[inline(always)]
+            |_, row, out| self.row(row, out, rounding),
+        )?;
         from_f32(out, x.dims(), x.dtype())
     }
 
@@ -51,15 +56,20 @@ impl LayerNorm {
     pub(crate) fn modulated(&self, x: &Tensor, streams: Streams, m: ShiftScale<'_>) -> Result<Tensor> {
         let rounding = Rounding::of(x.dtype())?;
         let tokens = x.dim(1)?;
-        let out = map_rows(x, self.weight.len(), |row_index, row, out| {
-            self.row(row, out, rounding);
-            let stream = streams.of(row_index % tokens);
-            let shift = m.values.chunk(m.shift[stream]);
-            let scale = m.values.chunk(m.scale[stream]);
-            for ((y, shift), scale) in out.iter_mut().zip(shift).zip(scale) {
-                *y = rounding.round(rounding.round(*y * rounding.round(1.0 + scale)) + shift);
-            }
-        })?;
+        let out = map_rows(
+            x,
+            self.weight.len(),
+            #[inline(always)]
+            |row_index, row, out| {
+                self.row(row, out, rounding);
+                let stream = streams.of(row_index % tokens);
+                let shift = m.values.chunk(m.shift[stream]);
+                let scale = m.values.chunk(m.scale[stream]);
+                for ((y, shift), scale) in out.iter_mut().zip(shift).zip(scale) {
+                    *y = rounding.round(rounding.round(*y * rounding.round(1.0 + scale)) + shift);
+                }
+            },
+        )?;
         from_f32(out, x.dims(), x.dtype())
     }
 }
@@ -119,13 +129,18 @@ pub(crate) fn gated_add(
     let rounding = Rounding::of(x.dtype())?;
     let (tokens, size) = (x.dim(1)?, x.dim(2)?);
     let out = with_f32(y, |y| {
-        map_rows(x, size, |row_index, x, out| {
-            let gate = m.chunk(gate[streams.of(row_index % tokens)]);
-            let y = &y[row_index * size..(row_index + 1) * size];
-            for (((out, x), y), gate) in out.iter_mut().zip(x).zip(y).zip(gate) {
-                *out = rounding.round(x + rounding.round(gate * y));
-            }
-        })
+        map_rows(
+            x,
+            size,
+            #[inline(always)]
+            |row_index, x, out| {
+                let gate = m.chunk(gate[streams.of(row_index % tokens)]);
+                let y = &y[row_index * size..(row_index + 1) * size];
+                for (((out, x), y), gate) in out.iter_mut().zip(x).zip(y).zip(gate) {
+                    *out = rounding.round(x + rounding.round(gate * y));
+                }
+            },
+        )
     })?;
     from_f32(out, x.dims(), x.dtype())
 }

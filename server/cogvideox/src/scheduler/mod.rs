@@ -46,7 +46,7 @@ impl Scheduler {
         Ok(Self::new(kind, read.config))
     }
 
-    fn new(kind: SchedulerKind, config: SchedulerConfig) -> Self {
+    pub(crate) fn new(kind: SchedulerKind, config: SchedulerConfig) -> Self {
         let alphas_cumprod = config.alphas_cumprod();
         let final_alpha_cumprod = if config.set_alpha_to_one { 1.0 } else { alphas_cumprod[0] };
         Self { kind, config, alphas_cumprod, final_alpha_cumprod }

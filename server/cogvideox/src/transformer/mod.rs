@@ -108,7 +108,7 @@ impl CogVideoXTransformer3DModel {
         Ok(model)
     }
 
-    fn from_weights(config: TransformerConfig, scope: &WeightScope<'_>) -> Result<Self> {
+    pub(crate) fn from_weights(config: TransformerConfig, scope: &WeightScope<'_>) -> Result<Self> {
         let (dim, time_dim) = (config.inner_dim(), config.time_embed_dim);
         let patch = scope.pp("patch_embed");
         let ofs_embedding = match config.ofs_embed_dim {

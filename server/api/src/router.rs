@@ -1,0 +1,108 @@
+//! Every URL on one page, and what happens around each request.
+//!
+//! From the outside in: a request id, headers kept out of the log, the log, the id on the answer, `nosniff`, the
+//! error envelope, panics, the body limit; then, except for streams and downloads, the timeout.
+
+use std::any::Any;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderValue, Request, StatusCode, header};
+use axum::middleware::from_fn;
+use axum::response::Response;
+use tower::ServiceBuilder;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::limit::RequestBodyLimitLayer;
+use tower_http::request_id::{MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
+use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
+use tower_http::set_header::SetResponseHeaderLayer;
+use tower_http::timeout::TimeoutLayer;
+use tower_http::trace::TraceLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use crate::error::{X_REQUEST_ID, ascii, envelope, status_response};
+use crate::routes::{content, events, health, models, videos};
+use crate::state::AppState;
+
+/// The routes with a timeout, and those that may last.
+pub(crate) fn routes() -> (OpenApiRouter<AppState>, OpenApiRouter<AppState>) {
+    let quick = OpenApiRouter::default()
+        .routes(routes!(videos::create, videos::list))
+        .routes(routes!(videos::get, videos::delete))
+        .routes(routes!(videos::cancel))
+        .routes(routes!(videos::edits))
+        .routes(routes!(videos::extensions))
+        .routes(routes!(videos::characters))
+        .routes(routes!(models::list))
+        .routes(routes!(models::get))
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::healthz));
+    let streams = OpenApiRouter::default()
+        .routes(routes!(content::download, content::head))
+        .routes(routes!(events::follow));
+    (quick, streams)
+}
+
+/// The whole API as one service.
+pub fn router(state: AppState) -> Router {
+    let (quick, streams) = routes();
+    let timeout = TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, state.limits.request_timeout);
+    let around = ServiceBuilder::new()
+        .map_request(drop_odd_request_id)
+        .layer(SetRequestIdLayer::new(X_REQUEST_ID, FreshRequestId))
+        .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION, header::COOKIE]))
+        // A failure is logged where it is handled, with its cause.
+        .layer(TraceLayer::new_for_http().make_span_with(span).on_failure(()))
+        .layer(PropagateRequestIdLayer::new(X_REQUEST_ID))
+        .layer(SetResponseHeaderLayer::if_not_present(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        ))
+        .layer(from_fn(envelope))
+        .layer(CatchPanicLayer::custom(panicked))
+        // axum's own limit of 2 MB would come before ours.
+        .layer(DefaultBodyLimit::disable())
+        .layer(RequestBodyLimitLayer::new(state.limits.max_body_bytes));
+    let (quick, _) = quick.layer(timeout).split_for_parts();
+    let (streams, _) = streams.split_for_parts();
+    quick.merge(streams).layer(around).with_state(state)
+}
+
+/// A caller's request id is kept if it is one line of plain characters: it goes into the log.
+fn drop_odd_request_id<B>(mut request: Request<B>) -> Request<B> {
+    let sane = |id: &HeaderValue| {
+        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
+        (1..=128).contains(&id.len()) && id.as_bytes().iter().all(plain)
+    };
+    let mut ids = request.headers().get_all(X_REQUEST_ID).iter();
+    let kept = matches!((ids.next(), ids.next()), (Some(id), None) if sane(id));
+    if !kept {
+        request.headers_mut().remove(X_REQUEST_ID);
+    }
+    request
+}
+
+#[derive(Clone, Copy)]
+struct FreshRequestId;
+
+impl MakeRequestId for FreshRequestId {
+    fn make_request_id<B>(&mut self, _request: &Request<B>) -> Option<RequestId> {
+        Some(RequestId::new(ascii(format!("req_{}", Uuid::now_v7().simple()))))
+    }
+}
+
+fn span<B>(request: &Request<B>) -> tracing::Span {
+    let id = request.headers().get(X_REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
+    tracing::info_span!("request", http.method = %request.method(), http.path = request.uri().path(), request.id = id)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the signature is tower-http's")]
+fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let text =
+        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(panic = text.unwrap_or("without words"), "handler panicked");
+    status_response(StatusCode::INTERNAL_SERVER_ERROR)
+}

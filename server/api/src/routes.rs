@@ -1,0 +1,7 @@
+//! The handlers, thin: read the request, ask the queue or the store, show the answer.
+
+pub(crate) mod content;
+pub(crate) mod events;
+pub(crate) mod health;
+pub(crate) mod models;
+pub(crate) mod videos;

@@ -1,0 +1,91 @@
+//! The command line: which subcommands and flags there are, and what each runs. Knows the program's parts by name
+//! and does none of their work.
+
+use std::ffi::OsString;
+use std::io::{BufRead, Write};
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, LoadOptions};
+use crate::generate::Generate;
+use crate::serve;
+use crate::tokenize::Tokenize;
+
+/// Serves `CogVideoX` text-to-video models over HTTP.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Cli {
+    /// A configuration file over the built-in defaults; COGVIDEOX_CONFIG names one too.
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    /// One configuration key over everything else, as in --set server.port=9000; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE", global = true, value_parser = key_and_value)]
+    pub set: Vec<(String, String)>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Accept prompts over HTTP and make their videos.
+    Serve {
+        /// A model folder in diffusers' layout, or "demo"; the configured model if not given.
+        #[arg(long, value_name = "DIR")]
+        model: Option<String>,
+    },
+    /// Make one video from the command line.
+    Generate(Box<Generate>),
+    /// Read one JSON string a line on stdin and print its token ids.
+    Tokenize(Tokenize),
+    /// Print the OpenAPI description of the HTTP interface.
+    Openapi,
+    /// Print the configuration that the layers come to, or say what is wrong with it.
+    CheckConfig,
+}
+
+/// What the process is connected to.
+pub struct Stdio<I, O> {
+    /// Read by `tokenize`.
+    pub stdin: I,
+    /// Where results go; messages go to stderr.
+    pub stdout: O,
+}
+
+impl Cli {
+    /// Runs the subcommand.
+    ///
+    /// # Errors
+    /// Whatever the subcommand ends with, in words for the operator.
+    pub fn run(
+        mut self,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+        mut stdio: Stdio<impl BufRead, impl Write>,
+    ) -> anyhow::Result<()> {
+        if let Command::Serve { model: Some(model) } = &self.command {
+            self.set.push(("model.path".to_owned(), model.clone()));
+        }
+        if let Command::Openapi = self.command {
+            write!(stdio.stdout, "{}", api::openapi_yaml())?;
+            return Ok(());
+        }
+        let config = Config::load(LoadOptions { file: self.config, overrides: self.set }, environment)?;
+        match self.command {
+            Command::Serve { .. } => serve::run(config)?,
+            Command::Generate(generate) => generate.run(config, &mut stdio.stdout)?,
+            Command::Tokenize(tokenize) => tokenize.run(config, stdio.stdin, &mut stdio.stdout)?,
+            Command::CheckConfig => write!(stdio.stdout, "{}", config.to_toml()?)?,
+            Command::Openapi => {}
+        }
+        Ok(())
+    }
+}
+
+fn key_and_value(argument: &str) -> Result<(String, String), String> {
+    match argument.split_once('=') {
+        Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+        None => Err("expected KEY=VALUE".to_owned()),
+    }
+}

@@ -1,0 +1,324 @@
+//! The configuration: typed sections, read once at start from `config/default.toml`, a file, the environment and the
+//! command line, the later over the earlier.
+//!
+//! The built-in file is also the list of all keys: a layer that names another is refused. Messages name the key and
+//! the layer it came from. This module opens nothing but the file: the environment is handed in.
+
+mod layers;
+
+use std::{
+    ffi::OsString,
+    net::IpAddr,
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::telemetry;
+
+/// The result of loading a configuration.
+pub type Result<T> = std::result::Result<T, Error>;
+
+const DEFAULTS: &str = include_str!("../../../config/default.toml");
+
+/// Everything an operator decides.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where the job table and the finished videos lie.
+    pub data_dir: PathBuf,
+    /// How the server is reached and how it stops.
+    pub server: Server,
+    /// Bounds on one request.
+    pub limits: Limits,
+    /// Which model, and how it computes.
+    pub model: Model,
+    /// The job table.
+    pub queue: Queue,
+    /// The files made.
+    pub video: Video,
+    /// What is logged.
+    pub log: Log,
+}
+
+/// How the server is reached and how it stops.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// The address to listen on.
+    pub address: IpAddr,
+    /// The port to listen on; 0 lets the system choose.
+    pub port: u16,
+    /// How long the video at hand may go on after a stop signal.
+    pub shutdown_grace_seconds: u32,
+}
+
+/// Bounds on one request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Bytes of any body.
+    pub max_body_bytes: NonZeroU32,
+    /// Characters of a prompt.
+    pub max_prompt_chars: NonZeroU32,
+    /// How long a request may take, streams and downloads excepted.
+    pub request_timeout_seconds: NonZeroU32,
+    /// How long DELETE waits for a running video to stop; less than `request_timeout_seconds`.
+    pub delete_wait_seconds: u32,
+}
+
+/// Which model, and how it computes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// The model's weights.
+    pub path: ModelPath,
+    /// What it computes in.
+    pub dtype: DType,
+    /// Where it computes.
+    pub device: Device,
+    /// Whether the VAE decodes in tiles.
+    pub vae_tiling: bool,
+}
+
+/// Where the model's weights are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "PathBuf", into = "PathBuf")]
+pub enum ModelPath {
+    /// Built into the program.
+    Demo,
+    /// A folder in diffusers' layout.
+    Folder(PathBuf),
+}
+
+impl From<PathBuf> for ModelPath {
+    fn from(path: PathBuf) -> Self {
+        // As text: for `Path`, "demo/" and "demo" are equal, and the first means a folder.
+        if path.as_os_str() == "demo" { Self::Demo } else { Self::Folder(path) }
+    }
+}
+
+impl From<ModelPath> for PathBuf {
+    fn from(path: ModelPath) -> Self {
+        match path {
+            ModelPath::Demo => "demo".into(),
+            ModelPath::Folder(folder) => folder,
+        }
+    }
+}
+
+/// A floating-point format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DType {
+    /// 32 bits.
+    F32,
+    /// 16 bits, IEEE half precision.
+    F16,
+    /// 16 bits with the exponent of 32.
+    Bf16,
+}
+
+/// Something that computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Device {
+    /// The processor.
+    Cpu,
+}
+
+/// The job table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Queue {
+    /// How many videos may wait.
+    pub capacity: NonZeroU32,
+    /// How long after its last heartbeat a worker is given up for lost.
+    pub lease_seconds: NonZeroU32,
+    /// How often a video is begun before it is given up with its lost workers.
+    pub max_attempts: NonZeroU32,
+}
+
+/// The files made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Video {
+    /// Picture quality against file size.
+    #[serde(with = "quality_word")]
+    pub quality: media::Quality,
+}
+
+/// What is logged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// The shape of a line.
+    pub format: LogFormat,
+    /// Which events are written: a level, or a list of `target=level`.
+    pub filter: String,
+}
+
+/// The shape of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Plain,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What the command line says about the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct LoadOptions {
+    /// A file over the built-in defaults; without one, the environment's `COGVIDEOX_CONFIG` is asked.
+    pub file: Option<PathBuf>,
+    /// Dotted keys and their values, over everything else.
+    pub overrides: Vec<(String, String)>,
+}
+
+impl Config {
+    /// Reads the layers and checks what they come to.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not TOML, a key that does not exist, a value of the wrong kind or out of
+    /// range: each named with the layer it came from.
+    pub fn load(
+        options: &LoadOptions,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self> {
+        let environment = layers::Environment::of(environment)?;
+        let mut layers = layers::Layers::new(DEFAULTS)?;
+        if let Some(file) = options.file.as_deref().or(environment.file.as_deref()) {
+            layers.add_file(file)?;
+        }
+        layers.add_environment(&environment)?;
+        layers.add_overrides(&options.overrides)?;
+        let config: Self = layers.deserialize()?;
+        config.check(&layers)?;
+        Ok(config)
+    }
+
+    /// The whole configuration as TOML, every key in place.
+    ///
+    /// # Errors
+    /// [`Error::Unprintable`] for a path that is not Unicode.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(Error::Unprintable)
+    }
+
+    /// What the types cannot say.
+    fn check(&self, layers: &layers::Layers) -> Result<()> {
+        let limits = &self.limits;
+        if limits.delete_wait_seconds >= limits.request_timeout_seconds.get() {
+            let reason = format!(
+                "expected less than limits.request_timeout_seconds = {}, found {}",
+                limits.request_timeout_seconds, limits.delete_wait_seconds
+            );
+            return Err(layers.invalid("limits.delete_wait_seconds", reason));
+        }
+        if let Err(error) = telemetry::event_filter(&self.log.filter) {
+            return Err(layers.invalid("log.filter", error.to_string()));
+        }
+        Ok(())
+    }
+}
+
+/// `media::Quality` by its own words: `media` knows no serde.
+mod quality_word {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(
+        quality: &media::Quality,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(quality.as_str())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<media::Quality, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The file built into the program.
+    Defaults,
+    /// A file.
+    File(PathBuf),
+    /// An environment variable, by name.
+    Variable(String),
+    /// The command line.
+    CommandLine,
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Defaults => f.write_str("the built-in defaults"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Variable(name) => write!(f, "environment variable {name}"),
+            Self::CommandLine => f.write_str("the command line"),
+        }
+    }
+}
+
+/// Why there is no configuration. Each message is one line.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("configuration file {}: {reason}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        reason: std::io::Error,
+    },
+    /// The file is not TOML.
+    #[error("configuration in {origin}, line {line}: {message}")]
+    Syntax {
+        /// The file.
+        origin: Origin,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong there.
+        message: String,
+    },
+    /// There is no such key.
+    #[error("unknown configuration key {key} in {origin}")]
+    UnknownKey {
+        /// Dotted.
+        key: String,
+        /// Where it was found.
+        origin: Origin,
+    },
+    /// The value is of the wrong kind, or not one of those allowed.
+    #[error("configuration key {key} in {origin}: {reason}")]
+    Invalid {
+        /// Dotted.
+        key: String,
+        /// Where the value came from.
+        origin: Origin,
+        /// What was expected, and what found.
+        reason: String,
+    },
+    /// A variable of ours is not Unicode.
+    #[error("environment variable {name}: expected unicode text")]
+    NotUnicode {
+        /// The variable.
+        name: String,
+    },
+    /// The configuration has no form in TOML.
+    #[error("the configuration cannot be printed: {0}")]
+    Unprintable(toml::ser::Error),
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|reason| Error::Unreadable { path: path.to_owned(), reason })
+}

@@ -1,0 +1,234 @@
+//! `cogvideox-server generate`: one video from the command line, without server or queue.
+//!
+//! The same pipeline and the same encoder as the server's, with progress on stderr. Where the API refuses a size or
+//! frame count that the model was not trained for, this warns and runs it.
+
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, bail};
+use candle_core::{Device, Tensor};
+use clap::Args;
+use cogvideox::image::load_rgb;
+use cogvideox::scheduler::SchedulerKind;
+use cogvideox::{Event, GenerationParams, ModelDefaults, VideoFrames};
+
+use crate::config::{self, Config, ModelPath};
+use crate::dump::Dump;
+use crate::model::ModelSource;
+use crate::terminal::{Progress, Update};
+
+/// Generate one video from the command line.
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// A model folder in diffusers' layout, or "demo"; the configured model if not given.
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// What the video shows.
+    #[arg(long)]
+    prompt: String,
+    /// What it should not show.
+    #[arg(long, default_value = "")]
+    negative_prompt: String,
+    /// The first frame, for image-to-video models: PNG, JPEG or WebP.
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// Pixels; the model's own height if not given.
+    #[arg(long)]
+    height: Option<usize>,
+    /// Pixels; the model's own width if not given.
+    #[arg(long)]
+    width: Option<usize>,
+    /// Frames; the model's own count if not given.
+    #[arg(long)]
+    num_frames: Option<usize>,
+    /// Denoising steps, 50 if not given.
+    #[arg(long)]
+    num_inference_steps: Option<usize>,
+    /// Guidance, 6 if not given; 1 turns it off.
+    #[arg(long)]
+    guidance_scale: Option<f64>,
+    /// Let the guidance follow the timestep; as the authors advise for the model if not given.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    use_dynamic_cfg: Option<bool>,
+    /// ddim or dpm; as the authors advise for the model if not given.
+    #[arg(long)]
+    scheduler: Option<SchedulerKind>,
+    /// The same seed gives the same video, here and in diffusers; random if not given.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// f32, f16 or bf16; the configured one if not given.
+    #[arg(long)]
+    dtype: Option<config::DType>,
+    /// cpu; the configured one if not given.
+    #[arg(long)]
+    device: Option<config::Device>,
+    /// Decode in overlapping tiles, for less memory.
+    #[arg(long)]
+    vae_tiling: bool,
+    /// Start from this tensor instead of drawing noise: FILE.safetensors:KEY, shape (1, f, c, h, w).
+    #[arg(long, value_name = "FILE:KEY")]
+    initial_latents: Option<String>,
+    /// Write the run's intermediate tensors to this safetensors file.
+    #[arg(long, value_name = "FILE")]
+    dump: Option<PathBuf>,
+    /// The MP4 to write.
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+impl Generate {
+    /// Generates, encodes and writes.
+    ///
+    /// # Errors
+    /// What stood in the way, in words for the user; also an interruption by Ctrl-C.
+    pub fn run(self, mut config: Config, stdout: &mut impl Write) -> anyhow::Result<()> {
+        if let Some(path) = &self.model {
+            config.model.path = ModelPath::from(path.clone());
+        }
+        config.model.dtype = self.dtype.unwrap_or(config.model.dtype);
+        config.model.device = self.device.unwrap_or(config.model.device);
+        check_writable(&self.output)?;
+        let source = ModelSource::new(&config.model);
+        let interrupted = interrupted_by_ctrl_c()?;
+
+        let mut progress = Progress::stderr();
+        progress.update(Update::Stage("load_model"));
+        let pipeline = source.load()?;
+        let defaults = &pipeline.description().defaults;
+        let params = self.params(defaults, config.model.vae_tiling)?;
+        for warning in warnings(&params, defaults).into_iter().chain(source.notice()) {
+            note(&format!("warning: {warning}"));
+        }
+        note(&format!("seed {}", params.seed));
+
+        let mut dump = self.dump.as_ref().map(|_| Dump::default());
+        let result = pipeline.generate(&params, &mut |event| {
+            show(&mut progress, &event);
+            if let Some(dump) = &mut dump {
+                dump.record(&event);
+            }
+            if interrupted.load(Ordering::Relaxed) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        let video = result?;
+        if let (Some(path), Some(dump)) = (&self.dump, dump) {
+            dump.write(path, &video).with_context(|| format!("{}: cannot be written", path.display()))?;
+        }
+        progress.update(Update::Stage("encode_mp4"));
+        write_mp4(&self.output, video, defaults.fps, config.video.quality)?;
+        drop(progress);
+        writeln!(stdout, "{}", self.output.display())?;
+        Ok(())
+    }
+
+    fn params(&self, defaults: &ModelDefaults, vae_tiling: bool) -> anyhow::Result<GenerationParams> {
+        Ok(GenerationParams {
+            prompt: self.prompt.clone(),
+            negative_prompt: self.negative_prompt.clone(),
+            image: self.image.as_deref().map(load_rgb).transpose()?,
+            height: self.height.unwrap_or(defaults.height),
+            width: self.width.unwrap_or(defaults.width),
+            num_frames: self.num_frames.unwrap_or(defaults.num_frames),
+            num_inference_steps: self.num_inference_steps.unwrap_or(defaults.num_inference_steps),
+            guidance_scale: self.guidance_scale.unwrap_or(defaults.guidance_scale),
+            use_dynamic_cfg: self.use_dynamic_cfg.unwrap_or(defaults.use_dynamic_cfg),
+            scheduler: self.scheduler.unwrap_or(defaults.scheduler),
+            // Within what JSON numbers hold exactly, so that the seed can be used with the API too.
+            seed: self.seed.unwrap_or_else(|| rand::random_range(0..1 << 53)),
+            vae_tiling: self.vae_tiling || vae_tiling,
+            initial_latents: self.initial_latents.as_deref().map(read_latents).transpose()?,
+        })
+    }
+}
+
+/// What the model was not trained for, and the API would refuse.
+fn warnings(params: &GenerationParams, defaults: &ModelDefaults) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let (width, height) = (defaults.width, defaults.height);
+    if (params.width, params.height) != (width, height) {
+        let found = format!("{}x{}", params.width, params.height);
+        warnings.push(format!("the model was trained for {width}x{height}, not for {found}"));
+    }
+    let trained = &defaults.trained_num_frames;
+    if !trained.contains(&params.num_frames) {
+        let trained: Vec<String> = trained.iter().map(usize::to_string).collect();
+        let trained = trained.join(", ");
+        warnings.push(format!("the model was trained for {trained} frames, not for {}", params.num_frames));
+    }
+    warnings
+}
+
+/// A message among the progress lines.
+fn note(message: &str) {
+    // Nothing can be done about a closed stderr.
+    let _ = writeln!(std::io::stderr(), "{message}");
+}
+
+fn show(progress: &mut Progress, event: &Event<'_>) {
+    match event {
+        Event::TextEncode => progress.update(Update::Stage("text_encode")),
+        Event::PromptEncoded { tokens, .. } if tokens.untruncated_len > tokens.ids.len() => {
+            let (found, limit) = (tokens.untruncated_len, tokens.ids.len());
+            note(&format!("warning: the prompt has {found} tokens, the model reads the first {limit}"));
+        }
+        Event::LatentsPrepared { timesteps, .. } => {
+            let total_steps = timesteps.len() as u32;
+            progress.update(Update::Steps { stage: "denoise", step: 0, total_steps });
+        }
+        Event::StepEnd { step, steps, .. } => {
+            let (step, total_steps) = (*step as u32, *steps as u32);
+            progress.update(Update::Steps { stage: "denoise", step, total_steps });
+        }
+        Event::VaeDecode { fraction } => {
+            progress.update(Update::Fraction { stage: "vae_decode", fraction: f64::from(*fraction) });
+        }
+        Event::PromptEncoded { .. } | Event::CheckPoint => {}
+    }
+}
+
+/// `FILE.safetensors:KEY`.
+fn read_latents(argument: &str) -> anyhow::Result<Tensor> {
+    let Some((file, key)) = argument.rsplit_once(':') else {
+        bail!("--initial-latents: expected FILE.safetensors:KEY, found {argument:?}");
+    };
+    let mut tensors = candle_core::safetensors::load(file, &Device::Cpu)
+        .with_context(|| format!("--initial-latents: {file} cannot be read as safetensors"))?;
+    tensors.remove(key).with_context(|| format!("--initial-latents: {file} holds no tensor {key:?}"))
+}
+
+/// Hours of work must not end at a folder that does not exist.
+fn check_writable(output: &Path) -> anyhow::Result<()> {
+    let dir = match output.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    if !dir.is_dir() {
+        bail!("--output: {} is not a folder", dir.display());
+    }
+    Ok(())
+}
+
+fn write_mp4(path: &Path, video: VideoFrames, fps: u32, quality: media::Quality) -> anyhow::Result<()> {
+    let (width, height, count) = (video.width as u32, video.height as u32, video.num_frames as u32);
+    let frames = media::Frames::new(video.rgb, width, height, count)?;
+    let mp4 = media::encode_mp4(&frames, &media::EncodeOptions { fps, quality })?;
+    std::fs::write(path, mp4).with_context(|| format!("{}: cannot be written", path.display()))
+}
+
+/// Set by the first Ctrl-C; the run then ends at its next check. A second one ends the process at once.
+fn interrupted_by_ctrl_c() -> anyhow::Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // In this order: the first signal finds the flag unset and only sets it.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, interrupted.clone())?;
+        signal_hook::flag::register(signal, interrupted.clone())?;
+    }
+    Ok(interrupted)
+}

@@ -1,0 +1,208 @@
+//! The model of this process: where it is, what the API is told of it, and the pipeline behind `worker::Generator`.
+//!
+//! Translation only, between the words of the model crate and those of the queue, the worker and the API.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::UNIX_EPOCH;
+
+use api::{CountTokens, FrameLattice, ModelCard, Size, StepRule};
+use candle_core::{DType, Device};
+use cogvideox::scheduler::SchedulerKind;
+use cogvideox::{CogVideoXPipeline, Event, GenerationParams, ModelDescription, Tokenizer};
+use queue::VideoParams;
+use worker::{GenerateError, Generator, Progress};
+
+use crate::config::{self, Model, ModelPath};
+
+/// What a user of the demo model must know.
+pub const DEMO_NOTICE: &str =
+    "demo model with random weights: the video is moving noise and shows nothing of the prompt";
+
+/// The name of the demo model in requests.
+const DEMO_ID: &str = "demo";
+
+/// A model and how it is to compute.
+#[derive(Clone, Debug)]
+pub struct ModelSource {
+    /// The demo or a folder.
+    pub path: ModelPath,
+    /// What it computes in.
+    pub dtype: DType,
+}
+
+impl ModelSource {
+    /// As configured.
+    pub fn new(model: &Model) -> Self {
+        let dtype = match model.dtype {
+            config::DType::F32 => DType::F32,
+            config::DType::F16 => DType::F16,
+            config::DType::Bf16 => DType::BF16,
+        };
+        // The one device there is; matched so that a further one cannot be forgotten here.
+        let config::Device::Cpu = model.device;
+        Self { path: model.path.clone(), dtype }
+    }
+
+    /// The model's small parts.
+    ///
+    /// # Errors
+    /// The file that is not as the model needs it.
+    pub fn describe(&self) -> cogvideox::Result<ModelDescription> {
+        match &self.path {
+            ModelPath::Demo => ModelDescription::demo(),
+            ModelPath::Folder(dir) => ModelDescription::read(dir),
+        }
+    }
+
+    /// The whole pipeline.
+    ///
+    /// # Errors
+    /// The file or tensor that is not as the model needs it.
+    pub fn load(&self) -> cogvideox::Result<CogVideoXPipeline> {
+        match &self.path {
+            ModelPath::Demo => CogVideoXPipeline::demo(self.dtype, &Device::Cpu),
+            ModelPath::Folder(dir) => CogVideoXPipeline::load(dir, self.dtype, &Device::Cpu),
+        }
+    }
+
+    /// What users must know of its videos.
+    pub fn notice(&self) -> Option<String> {
+        matches!(self.path, ModelPath::Demo).then(|| DEMO_NOTICE.to_owned())
+    }
+
+    /// The name in requests: the folder's.
+    fn id(&self) -> String {
+        match &self.path {
+            ModelPath::Demo => DEMO_ID.to_owned(),
+            ModelPath::Folder(dir) => {
+                let dir = dir.canonicalize().unwrap_or_else(|_| dir.clone());
+                dir.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+            }
+        }
+    }
+
+    /// When the folder was written, in Unix seconds; 0 for the demo.
+    fn created(&self) -> i64 {
+        let ModelPath::Folder(dir) = &self.path else { return 0 };
+        let modified = std::fs::metadata(dir.join("model_index.json")).and_then(|m| m.modified());
+        let since_epoch = modified.ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        since_epoch.map_or(0, |d| d.as_secs() as i64)
+    }
+
+    /// What the API checks requests against.
+    pub fn card(&self, description: &ModelDescription) -> ModelCard {
+        let defaults = &description.defaults;
+        let size = Size { width: defaults.width as u32, height: defaults.height as u32 };
+        let max_steps = description.scheduler.config().num_train_timesteps as u32;
+        ModelCard {
+            id: self.id(),
+            created: self.created(),
+            owned_by: "cogvideox-server".to_owned(),
+            dtype: self.dtype.as_str().to_owned(),
+            supports_image: description.form.takes_image(),
+            default_size: size,
+            sizes: vec![size],
+            num_frames: frame_lattice(&defaults.trained_num_frames),
+            default_num_frames: defaults.num_frames as u32,
+            fps: defaults.fps,
+            num_inference_steps: StepRule {
+                default: defaults.num_inference_steps as u32,
+                max: max_steps,
+                refused: (1..=max_steps).filter(|n| description.scheduler.refuses(*n as usize)).collect(),
+            },
+            guidance_scale: defaults.guidance_scale,
+            use_dynamic_cfg: defaults.use_dynamic_cfg,
+            scheduler: match defaults.scheduler {
+                SchedulerKind::Ddim => api::Scheduler::Ddim,
+                SchedulerKind::Dpm => api::Scheduler::Dpm,
+            },
+            max_prompt_tokens: description.max_prompt_tokens,
+            notice: self.notice(),
+        }
+    }
+}
+
+/// Equally spaced counts, ascending.
+fn frame_lattice(counts: &[usize]) -> FrameLattice {
+    let (min, max) = (counts.first().copied().unwrap_or(1), counts.last().copied().unwrap_or(1));
+    let stride = counts.get(1).map_or(1, |second| second - min);
+    FrameLattice { min: min as u32, max: max as u32, stride: stride as u32 }
+}
+
+/// The tokenizer, for the API's door.
+pub struct PromptTokens(pub Tokenizer);
+
+impl CountTokens for PromptTokens {
+    fn count(&self, prompt: &str) -> usize {
+        // The length asked for bounds the padded ids, not the count.
+        self.0.encode(prompt, 1).untruncated_len
+    }
+}
+
+/// The pipeline behind the worker's seam.
+pub struct PipelineGenerator {
+    /// Loaded on the worker's thread.
+    pub pipeline: CogVideoXPipeline,
+    /// Whether the VAE decodes in tiles.
+    pub vae_tiling: bool,
+}
+
+impl Generator for PipelineGenerator {
+    fn generate(
+        &mut self,
+        params: &VideoParams,
+        on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<media::Frames, GenerateError> {
+        let params = generation_params(params, self.vae_tiling)?;
+        let video = self
+            .pipeline
+            .generate(&params, &mut |event| on_progress(progress(&event)))
+            .map_err(generate_error)?;
+        let (width, height, count) = (video.width as u32, video.height as u32, video.num_frames as u32);
+        media::Frames::new(video.rgb, width, height, count)
+            .map_err(|e| GenerateError::Internal(e.to_string()))
+    }
+}
+
+fn generation_params(params: &VideoParams, vae_tiling: bool) -> Result<GenerationParams, GenerateError> {
+    let scheduler = params.scheduler.parse().map_err(generate_error)?;
+    Ok(GenerationParams {
+        prompt: params.prompt.clone(),
+        negative_prompt: params.negative_prompt.clone(),
+        image: None,
+        height: params.height as usize,
+        width: params.width as usize,
+        num_frames: params.num_frames as usize,
+        num_inference_steps: params.num_inference_steps as usize,
+        guidance_scale: params.guidance_scale,
+        use_dynamic_cfg: params.use_dynamic_cfg,
+        scheduler,
+        seed: params.seed,
+        vae_tiling,
+        initial_latents: None,
+    })
+}
+
+fn progress(event: &Event<'_>) -> Progress {
+    match event {
+        Event::TextEncode => Progress::TextEncode,
+        Event::LatentsPrepared { timesteps, .. } => {
+            Progress::Denoise { step: 0, total_steps: timesteps.len() as u32 }
+        }
+        Event::StepEnd { step, steps, .. } => {
+            Progress::Denoise { step: *step as u32, total_steps: *steps as u32 }
+        }
+        Event::VaeDecode { fraction } => Progress::VaeDecode { fraction: f64::from(*fraction) },
+        Event::PromptEncoded { .. } | Event::CheckPoint => Progress::CheckPoint,
+    }
+}
+
+fn generate_error(error: cogvideox::Error) -> GenerateError {
+    match error {
+        cogvideox::Error::Interrupted => GenerateError::Interrupted,
+        cogvideox::Error::InvalidParams { .. } => GenerateError::InvalidParams(error.to_string()),
+        cogvideox::Error::NanLatents { .. } => GenerateError::NanLatents(error.to_string()),
+        other => GenerateError::Internal(other.to_string()),
+    }
+}

@@ -1,0 +1,169 @@
+//! Layers of configuration: what wins, and what is refused in which words. The environment is always made up.
+
+use std::{ffi::OsString, path::Path};
+
+use cogvideox_server::config::{Config, DType, LoadOptions, LogFormat, ModelPath};
+
+fn variables(all: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+    all.iter().map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+fn overrides(all: &[(&str, &str)]) -> LoadOptions {
+    let overrides = all.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+    LoadOptions { file: None, overrides }
+}
+
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    file
+}
+
+fn with_file(path: &Path) -> LoadOptions {
+    LoadOptions { file: Some(path.to_owned()), overrides: Vec::new() }
+}
+
+fn refusal(options: &LoadOptions, environment: &[(&str, &str)]) -> String {
+    let message = Config::load(options, variables(environment)).unwrap_err().to_string();
+    assert!(!message.contains('\n'), "more than one line: {message}");
+    message
+}
+
+#[test]
+fn the_defaults_are_safe_and_run_the_demo() {
+    let config = Config::load(&LoadOptions::default(), []).unwrap();
+    assert!(config.server.address.is_loopback());
+    assert_eq!(config.server.port, 8000);
+    assert_eq!(config.model.path, ModelPath::Demo);
+    assert_eq!(config.model.dtype, DType::F32);
+    assert_eq!(config.video.quality, media::Quality::Standard);
+}
+
+#[test]
+fn each_layer_wins_over_the_one_before() {
+    let file = file(
+        "data_dir = '/srv/file'\n[server]\nport = 1001\n[queue]\ncapacity = 11\n[log]\nformat = 'json'\n",
+    );
+    let environment = variables(&[
+        ("COGVIDEOX_SERVER__PORT", "1002"),
+        ("COGVIDEOX_QUEUE__CAPACITY", "12"),
+        ("COGVIDEOX_MODEL__VAE_TILING", "true"),
+        ("PATH", "/bin"),
+        ("COGVIDEO", "another program's"),
+    ]);
+    let options =
+        LoadOptions { overrides: vec![("queue.capacity".into(), "13".into())], ..with_file(file.path()) };
+    let config = Config::load(&options, environment).unwrap();
+
+    assert_eq!(config.queue.max_attempts.get(), 3, "default");
+    assert_eq!(config.data_dir, Path::new("/srv/file"), "file over default");
+    assert_eq!(config.log.format, LogFormat::Json, "file over default");
+    assert_eq!(config.server.port, 1002, "environment over file");
+    assert!(config.model.vae_tiling, "environment over default");
+    assert_eq!(config.queue.capacity.get(), 13, "flag over environment");
+}
+
+#[test]
+fn the_environment_may_name_the_file_and_the_flag_wins() {
+    let (first, second) = (file("[server]\nport = 1001\n"), file("[server]\nport = 1002\n"));
+    let environment = variables(&[("COGVIDEOX_CONFIG", first.path().to_str().unwrap())]);
+    let port = |options: LoadOptions| Config::load(&options, environment.clone()).unwrap().server.port;
+    assert_eq!(port(LoadOptions::default()), 1001);
+    assert_eq!(port(with_file(second.path())), 1002);
+}
+
+#[test]
+fn text_is_read_as_the_kind_its_key_has() {
+    // A folder that looks like a number stays a folder.
+    let config = Config::load(&overrides(&[("model.path", "1500")]), []).unwrap();
+    assert_eq!(config.model.path, ModelPath::Folder("1500".into()));
+    let config = Config::load(&overrides(&[("model.path", "./demo")]), []).unwrap();
+    assert_eq!(config.model.path, ModelPath::Folder("./demo".into()));
+}
+
+#[test]
+fn unknown_keys_are_named_with_their_layer() {
+    let file = file("[server]\nprot = 9000\n");
+    assert_eq!(
+        refusal(&with_file(file.path()), &[]),
+        format!("unknown configuration key server.prot in file {}", file.path().display())
+    );
+    assert_eq!(
+        refusal(&LoadOptions::default(), &[("COGVIDEOX_SERVER_PORT", "9000")]),
+        "unknown configuration key server_port in environment variable COGVIDEOX_SERVER_PORT"
+    );
+    assert_eq!(
+        refusal(&overrides(&[("servers.port", "9000")]), &[]),
+        "unknown configuration key servers.port in the command line"
+    );
+    assert_eq!(
+        refusal(&overrides(&[("server.port.number", "9000")]), &[]),
+        "unknown configuration key server.port.number in the command line"
+    );
+}
+
+#[test]
+fn wrong_values_are_named_with_key_and_layer() {
+    let file = file("[server]\nport = 'http'\n");
+    assert_eq!(
+        refusal(&with_file(file.path()), &[]),
+        format!(
+            "configuration key server.port in file {}: expected an integer, found a string",
+            file.path().display()
+        )
+    );
+    let one_variable = |name, value| refusal(&LoadOptions::default(), &[(name, value)]);
+    assert_eq!(
+        one_variable("COGVIDEOX_MODEL__VAE_TILING", "yes"),
+        "configuration key model.vae_tiling in environment variable COGVIDEOX_MODEL__VAE_TILING: \
+         expected true or false, found \"yes\""
+    );
+    assert_eq!(
+        one_variable("COGVIDEOX_SERVER", "9000"),
+        "configuration key server in environment variable COGVIDEOX_SERVER: expected a section, found \"9000\""
+    );
+    assert_eq!(
+        one_variable("COGVIDEOX_MODEL__DTYPE", "f64"),
+        "configuration key model.dtype in environment variable COGVIDEOX_MODEL__DTYPE: \
+         unknown variant `f64`, expected one of `f32`, `f16`, `bf16`"
+    );
+    for (key, value, said) in [
+        ("server.port", "70000", "70000"),
+        ("queue.capacity", "0", "nonzero"),
+        ("server.address", "localhost", "IP address"),
+        ("video.quality", "ultra", "\"compact\", \"standard\" or \"high\", found \"ultra\""),
+        ("log.filter", "queue=loud", "filter"),
+        ("limits.delete_wait_seconds", "60", "less than limits.request_timeout_seconds = 60, found 60"),
+    ] {
+        let message = refusal(&overrides(&[(key, value)]), &[]);
+        let start = format!("configuration key {key} in the command line: ");
+        assert!(message.starts_with(&start) && message.contains(said), "{message}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let message = refusal(&with_file(Path::new("/nowhere/at-all.toml")), &[]);
+    assert!(message.starts_with("configuration file /nowhere/at-all.toml: "), "{message}");
+    let file = file("[server]\nport = 9000\naddress = \n");
+    let message = refusal(&with_file(file.path()), &[]);
+    let start = format!("configuration in file {}, line 3: ", file.path().display());
+    assert!(message.starts_with(&start), "{message}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_variable_that_is_not_text_is_named() {
+    use std::os::unix::ffi::OsStringExt;
+    let environment = [("COGVIDEOX_DATA_DIR".into(), OsString::from_vec(vec![0xff]))];
+    let error = Config::load(&LoadOptions::default(), environment).unwrap_err();
+    assert_eq!(error.to_string(), "environment variable COGVIDEOX_DATA_DIR: expected unicode text");
+}
+
+#[test]
+fn what_is_printed_can_be_read_back() {
+    let options = overrides(&[("model.path", "/models/CogVideoX-5b"), ("model.dtype", "bf16")]);
+    let config = Config::load(&options, []).unwrap();
+    let printed = file(&config.to_toml().unwrap());
+    assert_eq!(Config::load(&with_file(printed.path()), []).unwrap(), config);
+}

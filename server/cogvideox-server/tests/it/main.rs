@@ -1,0 +1,8 @@
+//! The program's parts through their public doors, and the built program itself.
+
+#![expect(clippy::unwrap_used, reason = "a failed step of a test should stop it where it stands")]
+
+mod check_config;
+mod config;
+mod telemetry;
+mod terminal;

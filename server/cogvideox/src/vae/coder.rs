@@ -1,0 +1,132 @@
+//! What encoding and decoding have in common: a video is worked through in chunks of time.
+//!
+//! The first chunk takes the frames that are left over, each chunk's group norms see that chunk only, and causal
+//! convolutions look back into the chunk before. Relies on a [`Coder`] for the layers; must not know what they are.
+
+use super::layers::{ConvCache, Run};
+use super::progress::Progress;
+use crate::Result;
+use crate::ops::frame::{Frame, FramePool, FrameShape, Planes};
+
+/// The encoder or the decoder.
+pub(super) trait Coder {
+    /// Channels of the input and of the output.
+    fn channels(&self) -> [usize; 2];
+    /// Frames of a chunk. Fixed by training.
+    fn chunk_frames(&self) -> usize;
+    /// Output frames for a chunk of `frames`.
+    fn output_frames(&self, frames: usize) -> usize;
+    /// Output height or width.
+    fn output_len(&self, len: usize) -> usize;
+    /// Multiply-adds of a chunk, for the progress.
+    fn work(&self, frames: usize, height: usize, width: usize) -> u64;
+    /// Runs the layers over a chunk and hands out each output frame with its place in the chunk.
+    fn forward(
+        &self,
+        chunk: &Chunk<'_>,
+        run: &mut Run<'_, '_>,
+        emit: &mut dyn FnMut(usize, &Frame),
+    ) -> Result<()>;
+}
+
+/// A video, or a tile of one: for each channel, frame and row its pixels.
+pub(super) struct Video {
+    pub(super) channels: usize,
+    pub(super) frames: usize,
+    pub(super) height: usize,
+    pub(super) width: usize,
+    pub(super) data: Vec<f32>,
+}
+
+impl Video {
+    pub(super) fn zeros(channels: usize, frames: usize, height: usize, width: usize) -> Self {
+        Self { channels, frames, height, width, data: vec![0.0; channels * frames * height * width] }
+    }
+}
+
+/// A rectangle of a video that lies somewhere else.
+#[derive(Clone, Copy)]
+pub(super) struct Area<'a> {
+    /// Of the whole video: channels x frames x height x width.
+    pub(super) data: &'a [f32],
+    pub(super) channels: usize,
+    pub(super) frames: usize,
+    pub(super) full_height: usize,
+    pub(super) full_width: usize,
+    pub(super) top: usize,
+    pub(super) left: usize,
+    pub(super) height: usize,
+    pub(super) width: usize,
+}
+
+/// Consecutive frames of an area.
+pub(super) struct Chunk<'a> {
+    area: Area<'a>,
+    first: usize,
+    pub(super) frames: usize,
+}
+
+impl Chunk<'_> {
+    pub(super) fn shape(&self) -> FrameShape {
+        FrameShape::new(self.area.channels, self.area.height, self.area.width)
+    }
+
+    pub(super) fn frame(&self, index: usize) -> Frame {
+        self.read(index, self.shape(), 0)
+    }
+
+    /// With a border of zeros, as the first convolution reads it.
+    pub(super) fn bordered_frame(&self, index: usize) -> Frame {
+        self.read(index, self.shape().bordered(), 1)
+    }
+
+    fn read(&self, index: usize, shape: FrameShape, border: usize) -> Frame {
+        let area = &self.area;
+        let frame_len = area.full_height * area.full_width;
+        let start = (self.first + index) * frame_len + area.top * area.full_width + area.left;
+        let mut frame = Frame::zeros(shape);
+        let planes = Planes {
+            data: &area.data[start..],
+            channel_stride: area.frames * frame_len,
+            row_stride: area.full_width,
+        };
+        frame.read_planes(planes, border);
+        frame
+    }
+}
+
+/// The lengths of the chunks of `frames` frames.
+fn chunk_lens(frames: usize, chunk_frames: usize) -> Vec<usize> {
+    let count = (frames / chunk_frames).max(1);
+    let rest = frames % chunk_frames;
+    (0..count).map(|index| if index == 0 { frames.min(chunk_frames + rest) } else { chunk_frames }).collect()
+}
+
+/// Multiply-adds of a whole area.
+pub(super) fn work(coder: &impl Coder, area: Area<'_>) -> u64 {
+    let lens = chunk_lens(area.frames, coder.chunk_frames());
+    lens.into_iter().map(|len| coder.work(len, area.height, area.width)).sum()
+}
+
+/// Codes an area, chunk by chunk.
+pub(super) fn code(coder: &impl Coder, area: Area<'_>, progress: &mut Progress<'_>) -> Result<Video> {
+    let lens = chunk_lens(area.frames, coder.chunk_frames());
+    let frames = lens.iter().map(|len| coder.output_frames(*len)).sum();
+    let (height, width) = (coder.output_len(area.height), coder.output_len(area.width));
+    let mut output = Video::zeros(coder.channels()[1], frames, height, width);
+    let (plane, channel_stride) = (height * width, frames * height * width);
+    let (mut cache, mut pool) = (ConvCache::default(), FramePool::default());
+    let (mut first, mut output_first) = (0, 0);
+    for (index, &len) in lens.iter().enumerate() {
+        let mut run =
+            Run { cache: &mut cache, pool: &mut pool, progress, fill_cache: index + 1 < lens.len() };
+        let chunk = Chunk { area, first, frames: len };
+        coder.forward(&chunk, &mut run, &mut |frame, pixels| {
+            pixels.write_planes(&mut output.data[(output_first + frame) * plane..], channel_stride);
+        })?;
+        pool.clear();
+        first += len;
+        output_first += coder.output_frames(len);
+    }
+    Ok(output)
+}

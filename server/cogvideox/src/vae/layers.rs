@@ -1,0 +1,367 @@
+//! The layers that the encoder and the decoder are made of, on the frames of one chunk of time.
+//!
+//! A causal convolution sees the last frames of the chunk before through the [`ConvCache`], which the caller holds
+//! and passes; a layer has no state of its own. Layers take their input frames and free each as soon as it is not
+//! needed any more, so that a resnet holds two sequences of frames and three frames of convolution input at most.
+//! Relies on [`crate::ops`] for the arithmetic; must not know the order of the layers.
+
+use std::sync::Arc;
+
+use super::progress::Progress;
+use crate::Result;
+use crate::ops::Rounding;
+use crate::ops::conv::{Conv, split_column, split_columns_shape};
+use crate::ops::frame::{Frame, FramePool, LANES};
+use crate::ops::group_norm::{Condition, GroupNorm, PreparedNorm};
+use crate::weights::WeightScope;
+
+/// For each causal convolution, the last input frames of the chunk before.
+#[derive(Default)]
+pub(super) struct ConvCache(Vec<Vec<Arc<Frame>>>);
+
+/// What the layers need while they run over one chunk.
+pub(super) struct Run<'a, 'b> {
+    pub(super) cache: &'a mut ConvCache,
+    pub(super) pool: &'a mut FramePool,
+    pub(super) progress: &'a mut Progress<'b>,
+    /// Whether a later chunk will want the cache.
+    pub(super) fill_cache: bool,
+}
+
+/// A convolution of three frames: the current one and the two before.
+pub(super) struct CausalConv {
+    conv: Conv,
+    /// Its place in the cache.
+    slot: usize,
+}
+
+/// Gives each causal convolution its place in the cache.
+#[derive(Default)]
+pub(super) struct Slots(usize);
+
+impl Slots {
+    fn next(&mut self) -> usize {
+        self.0 += 1;
+        self.0 - 1
+    }
+}
+
+impl CausalConv {
+    pub(super) fn load(scope: &WeightScope<'_>, slots: &mut Slots, channels: [usize; 2]) -> Result<Self> {
+        let conv = Conv::causal(&scope.pp("conv"), channels[0], channels[1])?;
+        Ok(Self { conv, slot: slots.next() })
+    }
+
+    pub(super) fn work(&self, frames: usize, height: usize, width: usize) -> u64 {
+        frames as u64 * self.conv.macs(height, width)
+    }
+
+    /// A frame for this convolution's output, of unknown content.
+    pub(super) fn output(&self, height: usize, width: usize, run: &mut Run<'_, '_>) -> Frame {
+        run.pool.take(self.conv.output_shape(height, width))
+    }
+
+    /// Starts on a chunk.
+    pub(super) fn window(&self, run: &mut Run<'_, '_>) -> Window<'_> {
+        let previous = run.cache.0.get_mut(self.slot).map(std::mem::take).unwrap_or_default();
+        Window { layer: self, previous }
+    }
+}
+
+/// The frames that a causal convolution sees, moving through a chunk.
+pub(super) struct Window<'a> {
+    layer: &'a CausalConv,
+    previous: Vec<Arc<Frame>>,
+}
+
+impl Window<'_> {
+    /// Adds the next input frame, which has a border of zeros, and convolves.
+    pub(super) fn step(
+        &mut self,
+        input: Frame,
+        output: &mut Frame,
+        residual: Option<&Frame>,
+        run: &mut Run<'_, '_>,
+    ) -> Result<()> {
+        let input = Arc::new(input);
+        let width = self.layer.conv.input_frames();
+        // Before the very first frame of a video stands that frame again.
+        while self.previous.len() < width {
+            self.previous.push(Arc::clone(&input));
+        }
+        let frames: Vec<&Frame> = self.previous.iter().map(AsRef::as_ref).collect();
+        self.layer.conv.run(&frames, output, residual, &mut |macs| run.progress.advance(macs))?;
+        if let Some(unused) = Arc::into_inner(self.previous.remove(0)) {
+            run.pool.give(unused);
+        }
+        Ok(())
+    }
+
+    /// Leaves the last frames to the next chunk.
+    pub(super) fn finish(self, run: &mut Run<'_, '_>) {
+        if run.fill_cache {
+            let slots = &mut run.cache.0;
+            slots.resize_with(slots.len().max(self.layer.slot + 1), Vec::new);
+            slots[self.layer.slot] = self.previous;
+        } else {
+            self.previous.into_iter().filter_map(Arc::into_inner).for_each(|frame| run.pool.give(frame));
+        }
+    }
+}
+
+/// A group norm, in the decoder followed by a factor and a summand made from the latents.
+pub(super) struct Norm {
+    norm: GroupNorm,
+    condition: Option<[Conv; 2]>,
+}
+
+/// What a [`Norm`] is built from.
+#[derive(Clone, Copy)]
+pub(super) struct NormConfig {
+    pub(super) groups: usize,
+    pub(super) eps: f64,
+    /// The channels of the latents, in the decoder.
+    pub(super) latent_channels: Option<usize>,
+}
+
+/// A norm with the statistics of its input and the chunk's condition.
+pub(super) struct ReadyNorm {
+    norm: PreparedNorm,
+    condition: Vec<[Frame; 2]>,
+    frames: usize,
+}
+
+impl Norm {
+    pub(super) fn load(scope: &WeightScope<'_>, channels: usize, config: NormConfig) -> Result<Self> {
+        let Some(latent_channels) = config.latent_channels else {
+            return Ok(Self {
+                norm: GroupNorm::load(scope, channels, config.groups, config.eps)?,
+                condition: None,
+            });
+        };
+        let norm = GroupNorm::load(&scope.pp("norm_layer"), channels, config.groups, config.eps)?;
+        let conv = |name| Conv::pointwise(&scope.pp(name).pp("conv"), latent_channels, channels);
+        Ok(Self { norm, condition: Some([conv("conv_y")?, conv("conv_b")?]) })
+    }
+
+    /// `latents` are the chunk's, in the decoder; the condition is computed at their resolution, which gives the
+    /// same values as enlarging them first.
+    pub(super) fn prepare(&self, frames: &[Frame], latents: &[Frame]) -> Result<ReadyNorm> {
+        let mut condition = Vec::new();
+        for convs in &self.condition {
+            for latent in latents {
+                let run = |conv: &Conv| -> Result<Frame> {
+                    let shape = latent.shape();
+                    let mut output = Frame::zeros(conv.output_shape(shape.height, shape.width));
+                    // Too small to be counted as progress.
+                    conv.run(&[latent], &mut output, None, &mut |_| Ok(()))?;
+                    Ok(output)
+                };
+                condition.push([run(&convs[0])?, run(&convs[1])?]);
+            }
+        }
+        Ok(ReadyNorm { norm: self.norm.prepare(frames), condition, frames: frames.len() })
+    }
+}
+
+impl ReadyNorm {
+    /// Norm, condition and `SiLU` of frame `index` of the chunk, as the next convolution's input.
+    pub(super) fn apply(&self, input: &Frame, index: usize, run: &mut Run<'_, '_>) -> Frame {
+        let mut output = run.pool.take(input.shape().bordered());
+        let condition = (!self.condition.is_empty()).then(|| {
+            let [factor, summand] = &self.condition[latent_of(index, self.frames, self.condition.len())];
+            Condition { factor, summand }
+        });
+        self.norm.apply_silu(input, condition, &mut output);
+        output
+    }
+}
+
+/// The latent frame that conditions frame `index` of `frames`: nearest neighbour, where of an odd number of frames
+/// the first belongs to the first latent alone.
+fn latent_of(index: usize, frames: usize, latents: usize) -> usize {
+    if frames > 1 && frames % 2 == 1 {
+        if index == 0 { 0 } else { 1 + (index - 1) * (latents - 1) / (frames - 1) }
+    } else {
+        index * latents / frames
+    }
+}
+
+/// Norm, convolution, norm, convolution, and the input added.
+pub(super) struct Resnet {
+    norm1: Norm,
+    conv1: CausalConv,
+    norm2: Norm,
+    conv2: CausalConv,
+    shortcut: Option<Conv>,
+}
+
+impl Resnet {
+    pub(super) fn load(
+        scope: &WeightScope<'_>,
+        slots: &mut Slots,
+        [from, to]: [usize; 2],
+        norm: NormConfig,
+    ) -> Result<Self> {
+        Ok(Self {
+            norm1: Norm::load(&scope.pp("norm1"), from, norm)?,
+            conv1: CausalConv::load(&scope.pp("conv1"), slots, [from, to])?,
+            norm2: Norm::load(&scope.pp("norm2"), to, norm)?,
+            conv2: CausalConv::load(&scope.pp("conv2"), slots, [to, to])?,
+            shortcut: if from == to {
+                None
+            } else {
+                Some(Conv::pointwise(&scope.pp("conv_shortcut"), from, to)?)
+            },
+        })
+    }
+
+    pub(super) fn work(&self, frames: usize, height: usize, width: usize) -> u64 {
+        let shortcut = self.shortcut.as_ref().map_or(0, |conv| conv.macs(height, width));
+        let convs = [&self.conv1, &self.conv2].map(|conv| conv.work(frames, height, width));
+        convs[0] + convs[1] + frames as u64 * shortcut
+    }
+
+    pub(super) fn forward(
+        &self,
+        inputs: Vec<Frame>,
+        latents: &[Frame],
+        run: &mut Run<'_, '_>,
+    ) -> Result<Vec<Frame>> {
+        let shape = inputs[0].shape();
+        let norm = self.norm1.prepare(&inputs, latents)?;
+        let mut window = self.conv1.window(run);
+        let mut hidden = Vec::with_capacity(inputs.len());
+        for (index, input) in inputs.iter().enumerate() {
+            let normed = norm.apply(input, index, run);
+            let mut output = self.conv1.output(shape.height, shape.width, run);
+            window.step(normed, &mut output, None, run)?;
+            hidden.push(output);
+        }
+        window.finish(run);
+
+        let norm = self.norm2.prepare(&hidden, latents)?;
+        let mut window = self.conv2.window(run);
+        for (index, (hidden, input)) in hidden.iter_mut().zip(inputs).enumerate() {
+            let normed = norm.apply(hidden, index, run);
+            let residual = self.residual(input, run)?;
+            window.step(normed, hidden, Some(&residual), run)?;
+            run.pool.give(residual);
+        }
+        window.finish(run);
+        if self.shortcut.is_some() {
+            // The frames of the old number of channels fit nowhere any more.
+            run.pool.clear();
+        }
+        Ok(hidden)
+    }
+
+    fn residual(&self, input: Frame, run: &mut Run<'_, '_>) -> Result<Frame> {
+        let Some(conv) = &self.shortcut else { return Ok(input) };
+        let mut output = run.pool.take(conv.output_shape(input.shape().height, input.shape().width));
+        conv.run(&[&input], &mut output, None, &mut |macs| run.progress.advance(macs))?;
+        Ok(output)
+    }
+}
+
+/// Twice the size, and in the blocks that change time twice the frames, the first one aside.
+pub(super) struct Upsampler {
+    conv: Conv,
+    doubles_frames: bool,
+}
+
+impl Upsampler {
+    pub(super) fn load(scope: &WeightScope<'_>, channels: usize, doubles_frames: bool) -> Result<Self> {
+        Ok(Self { conv: Conv::upsampling(&scope.pp("conv"), channels)?, doubles_frames })
+    }
+
+    /// Frames after, for frames before.
+    pub(super) fn frames(&self, frames: usize) -> usize {
+        if self.doubles_frames && frames > 1 { 2 * frames - frames % 2 } else { frames }
+    }
+
+    pub(super) fn work(&self, frames: usize, height: usize, width: usize) -> u64 {
+        frames as u64 * self.conv.macs(2 * height, 2 * width)
+    }
+
+    pub(super) fn forward(&self, inputs: Vec<Frame>, run: &mut Run<'_, '_>) -> Result<Vec<Frame>> {
+        run.pool.clear();
+        let shape = inputs[0].shape();
+        let odd = inputs.len() % 2 == 1;
+        let mut bordered = Frame::zeros(shape.bordered());
+        let mut outputs = Vec::with_capacity(self.frames(inputs.len()));
+        let doubles = self.doubles_frames && inputs.len() > 1;
+        for (index, input) in inputs.into_iter().enumerate() {
+            bordered.read_inside(&input);
+            drop(input);
+            let mut output = Frame::zeros(self.conv.output_shape(shape.height, shape.width));
+            self.conv.run(&[&bordered], &mut output, None, &mut |macs| run.progress.advance(macs))?;
+            // The convolution has no taps in time: a frame that stands twice gives the same output twice.
+            if doubles && !(odd && index == 0) {
+                outputs.push(output.clone());
+            }
+            outputs.push(output);
+        }
+        Ok(outputs)
+    }
+}
+
+/// Half the size, and in the blocks that change time the means of pairs of frames, an odd first one aside.
+pub(super) struct Downsampler {
+    conv: Conv,
+    halves_frames: bool,
+    rounding: Rounding,
+}
+
+impl Downsampler {
+    pub(super) fn load(scope: &WeightScope<'_>, channels: usize, halves_frames: bool) -> Result<Self> {
+        let rounding = Rounding::of(scope.dtype())?;
+        Ok(Self { conv: Conv::downsampling(&scope.pp("conv"), channels)?, halves_frames, rounding })
+    }
+
+    /// Frames after, for frames before.
+    pub(super) fn frames(&self, frames: usize) -> usize {
+        if self.halves_frames { frames.div_ceil(2) } else { frames }
+    }
+
+    pub(super) fn work(&self, frames: usize, height: usize, width: usize) -> u64 {
+        self.frames(frames) as u64 * self.conv.macs(height / 2, width / 2)
+    }
+
+    pub(super) fn forward(&self, inputs: Vec<Frame>, run: &mut Run<'_, '_>) -> Result<Vec<Frame>> {
+        run.pool.clear();
+        let shape = inputs[0].shape();
+        let mut split = Frame::zeros(split_columns_shape(shape.channels, shape.height, shape.width));
+        let mut outputs = Vec::with_capacity(self.frames(inputs.len()));
+        let single_first = self.halves_frames && inputs.len() % 2 == 1;
+        let mut inputs = inputs.into_iter();
+        while let Some(first) = inputs.next() {
+            let pairs = self.halves_frames && !(single_first && outputs.is_empty());
+            let second = if pairs { inputs.next() } else { None };
+            self.mean_into_split(&first, second.as_ref(), &mut split);
+            drop((first, second));
+            let mut output = Frame::zeros(self.conv.output_shape(shape.height, shape.width));
+            self.conv.run(&[&split], &mut output, None, &mut |macs| run.progress.advance(macs))?;
+            outputs.push(output);
+        }
+        Ok(outputs)
+    }
+
+    /// The frame, or the mean of two, as the convolution with stride 2 reads it.
+    fn mean_into_split(&self, first: &Frame, second: Option<&Frame>, split: &mut Frame) {
+        let (shape, row_len, split_width) = (first.shape(), split.shape().row_len(), split.shape().width);
+        for (y, row) in split.rows_mut().chunks_exact_mut(row_len).take(shape.height).enumerate() {
+            let second = second.map(|second| second.row(y));
+            for (index, pixel) in first.row(y).iter().enumerate() {
+                let (block, x) = (index / shape.width, index % shape.width);
+                let mut mean = *pixel;
+                if let Some(second) = second {
+                    for lane in 0..LANES {
+                        mean.0[lane] = self.rounding.round((mean.0[lane] + second[index].0[lane]) * 0.5);
+                    }
+                }
+                row[block * split_width + split_column(x, split_width)] = mean;
+            }
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The media crate through its public door: a file is judged by a demuxer (`mp4-atom`), a parameter-set reader
+//! (`h264-reader`) and a decoder that share no code with the writing side, and by a textbook BT.709 inverse.
+
+#![expect(clippy::unwrap_used, reason = "a failed step of a test should stop it where it stands")]
+
+mod clip;
+mod colour;
+mod file;
+mod input;
+mod player;
+mod quality;

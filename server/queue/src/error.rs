@@ -1,0 +1,78 @@
+//! What can go wrong with the queue, by what the caller can do about it.
+
+use std::path::PathBuf;
+
+use crate::{Status, VideoId};
+
+/// An error of the queue.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No row has this id.
+    #[error("video {0} does not exist")]
+    NotFound(VideoId),
+    /// As many videos wait as may.
+    #[error("the queue is full: {capacity} videos wait already")]
+    QueueFull {
+        /// How many may wait.
+        capacity: u32,
+    },
+    /// Only a settled video can be deleted.
+    #[error("video {id} is {status}, expected completed, failed or cancelled")]
+    NotTerminal {
+        /// The video.
+        id: VideoId,
+        /// What it is instead.
+        status: Status,
+    },
+    /// The row has moved on since this lease was given: the worker must drop what it has.
+    #[error("the lease on video {id} is lost: generation {generation} no longer holds it")]
+    LeaseLost {
+        /// The video.
+        id: VideoId,
+        /// The generation that the worker claimed with.
+        generation: i64,
+    },
+    /// The video was cancelled before its result arrived: the worker settles it as cancelled.
+    #[error("video {0} was cancelled before it was completed")]
+    CancelRequested(VideoId),
+    /// Not an id of ours.
+    #[error("{0:?} is not a video id, expected \"video_\" and 32 hexadecimal digits")]
+    InvalidId(String),
+    /// Another process has the database.
+    #[error("{path} is held by another server: one process owns a database")]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The lock file cannot be made.
+    #[error("{path} cannot be locked: {source}")]
+    LockFile {
+        /// The lock file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A row that this version did not write.
+    #[error("video row {id}: column {column} holds {found}")]
+    Corrupt {
+        /// The row's id as stored.
+        id: String,
+        /// The column.
+        column: &'static str,
+        /// What it holds, or why it cannot be read.
+        found: String,
+    },
+    /// The database cannot be brought to this version's tables.
+    #[error("the migrations failed: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// The database said no.
+    #[error("the database failed: {0}")]
+    Database(#[from] sqlx::Error),
+    /// The async runtime is going away.
+    #[error("the server is stopping")]
+    Stopping,
+}
+
+/// A result of the queue.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

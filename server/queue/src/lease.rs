@@ -1,0 +1,85 @@
+//! Who works on a video: the owner, its lease on one row, and what passes between a worker and the queue.
+//!
+//! A lease carries a generation that rises with every claim of the row. Each write by a worker names it, so that a
+//! worker that was given up for lost finds no row to write to, however late it comes back.
+
+use std::fmt;
+
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{Stage, Video, VideoId};
+
+/// One life of one worker. A restarted server is another owner, which is how its predecessor's rows are known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner(Uuid);
+
+impl Owner {
+    /// An owner that never was before.
+    pub fn unique() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.simple().fmt(f)
+    }
+}
+
+/// The right to write to one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    pub(crate) video_id: VideoId,
+    pub(crate) owner: Owner,
+    pub(crate) generation: i64,
+}
+
+impl Lease {
+    /// The video it is for.
+    pub fn video_id(&self) -> VideoId {
+        self.video_id
+    }
+}
+
+/// A video to work on.
+#[derive(Debug)]
+pub struct Claim {
+    /// The row as claimed.
+    pub video: Video,
+    /// The right to write to it.
+    pub lease: Lease,
+    /// Cancelled the moment somebody asks for the video to be cancelled.
+    pub cancel: CancellationToken,
+}
+
+/// What a heartbeat brings back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Somebody asked for the video to be cancelled.
+    pub cancel_requested: bool,
+}
+
+/// How far a running video is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being done.
+    pub stage: Stage,
+    /// Denoising steps finished.
+    pub step: u32,
+    /// Denoising steps in all.
+    pub total_steps: u32,
+    /// Share of the whole work, 0 to 99.
+    pub percent: u8,
+}
+
+/// What a rescue did with the rows whose worker is gone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rescued {
+    /// Put back in their place in the queue.
+    pub requeued: u32,
+    /// Given up, having lost their worker too often.
+    pub failed: u32,
+    /// Settled as cancelled, since that was asked for.
+    pub cancelled: u32,
+}

@@ -1,0 +1,232 @@
+//! The words of the job table: a video, what defines it, and what may be said about it.
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::Error;
+
+/// Names a video. Ids sort in the order in which they were made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VideoId(Uuid);
+
+const ID_PREFIX: &str = "video_";
+
+impl VideoId {
+    pub(crate) fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl fmt::Display for VideoId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{ID_PREFIX}{}", self.0.simple())
+    }
+}
+
+impl FromStr for VideoId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        // Only the form that `Display` gives: a second spelling of an id would be a second name for a row.
+        text.strip_prefix(ID_PREFIX)
+            .filter(|hex| hex.len() == 32 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+            .and_then(|hex| Uuid::try_parse(hex).ok())
+            .map(Self)
+            .ok_or_else(|| Error::InvalidId(text.to_owned()))
+    }
+}
+
+/// An enum that is stored and shown as a lower-case word.
+macro_rules! words {
+    ($name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
+        impl $name {
+            /// The word that is stored and shown.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+
+            pub(crate) fn from_word(word: &str) -> Option<Self> {
+                match word { $($word => Some(Self::$variant),)+ _ => None }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+/// Where a video is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Status {
+    /// Waits for a worker.
+    Queued,
+    /// A worker has it.
+    InProgress,
+    /// There is a file.
+    Completed,
+    /// There is an error.
+    Failed,
+    /// Ended because somebody asked for it.
+    Cancelled,
+}
+
+words!(Status {
+    Queued = "queued",
+    InProgress = "in_progress",
+    Completed = "completed",
+    Failed = "failed",
+    Cancelled = "cancelled",
+});
+
+impl Status {
+    /// Whether nothing can change any more.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// What a worker is doing with a video, in the order in which it does it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// The prompt becomes embeddings.
+    TextEncode,
+    /// The latents lose their noise, step by step.
+    Denoise,
+    /// The latents become frames.
+    VaeDecode,
+    /// The frames become an MP4.
+    EncodeMp4,
+    /// The MP4 becomes a file.
+    Store,
+}
+
+words!(Stage {
+    TextEncode = "text_encode",
+    Denoise = "denoise",
+    VaeDecode = "vae_decode",
+    EncodeMp4 = "encode_mp4",
+    Store = "store",
+});
+
+/// Everything that defines a video, with every default filled in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are diffusers' and the door documents them")]
+pub struct VideoParams {
+    pub prompt: String,
+    pub negative_prompt: String,
+    pub width: u32,
+    pub height: u32,
+    pub num_frames: u32,
+    pub fps: u32,
+    pub num_inference_steps: u32,
+    pub guidance_scale: f64,
+    pub use_dynamic_cfg: bool,
+    /// `ddim` or `dpm`.
+    pub scheduler: String,
+    pub seed: u64,
+}
+
+/// A video to be made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewVideo {
+    /// The model that makes it.
+    pub model: String,
+    /// What defines it.
+    pub params: VideoParams,
+    /// A larger number goes first; equals go in the order of their creation.
+    pub priority: i32,
+    /// Tokens of the prompt before any truncation.
+    pub prompt_tokens: u32,
+    /// Whether the model sees only the beginning of the prompt.
+    pub prompt_truncated: bool,
+    /// What the door wants the user to know about the request.
+    pub warnings: Vec<String>,
+    /// The user's own notes.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// A video, as the row says and, while it runs, as its worker says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Video {
+    /// Its name.
+    pub id: VideoId,
+    /// The model that makes it.
+    pub model: String,
+    /// What defines it.
+    pub params: VideoParams,
+    /// Where it is in its life.
+    pub status: Status,
+    /// What is being done, or was when it ended.
+    pub stage: Option<Stage>,
+    /// Denoising steps finished.
+    pub step: u32,
+    /// Denoising steps in all.
+    pub total_steps: u32,
+    /// 0 to 99 until it is completed, then 100. Never falls within an attempt.
+    pub progress: u8,
+    /// How often it was claimed.
+    pub attempt: u32,
+    /// A larger number goes first.
+    pub priority: i32,
+    /// Tokens of the prompt before any truncation.
+    pub prompt_tokens: u32,
+    /// Whether the model sees only the beginning of the prompt.
+    pub prompt_truncated: bool,
+    /// The user's own notes.
+    pub metadata: BTreeMap<String, String>,
+    /// Why it failed: present exactly if it did.
+    pub error: Option<JobError>,
+    /// What the user should know about the request.
+    pub warnings: Vec<String>,
+    /// Its file: present exactly if it is completed.
+    pub output: Option<Output>,
+    /// How long the stages took.
+    pub timings: Timings,
+    /// When somebody first asked for it to be cancelled.
+    pub cancel_requested_at_ms: Option<i64>,
+    /// When it was enqueued.
+    pub created_at_ms: i64,
+    /// When the present or last attempt began.
+    pub started_at_ms: Option<i64>,
+    /// When it was settled, however it ended.
+    pub completed_at_ms: Option<i64>,
+}
+
+/// Why a video failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobError {
+    /// A word from the table of codes.
+    pub code: String,
+    /// A sentence for the user.
+    pub message: String,
+}
+
+/// A finished file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Its key in the store.
+    pub key: String,
+    /// Its length.
+    pub bytes: u64,
+    /// SHA-256 of its content, lower-case hexadecimal.
+    pub sha256: String,
+}
+
+/// How long the parts of a finished video took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "each is a stage's name and a unit")]
+pub struct Timings {
+    /// From the enqueueing to the claim.
+    pub queue_ms: Option<u64>,
+    pub text_encode_ms: Option<u64>,
+    pub denoise_ms: Option<u64>,
+    pub vae_decode_ms: Option<u64>,
+    pub encode_mp4_ms: Option<u64>,
+    pub store_ms: Option<u64>,
+}

@@ -1,0 +1,204 @@
+//! How a video can end, and that the worker outlives every ending.
+
+use std::{fs, sync::atomic::Ordering};
+
+use queue::{Event, NewVideo, Stage, Status, VideoParams};
+use tokio::io::AsyncReadExt as _;
+use worker::Readiness;
+
+use crate::{
+    bench::{Bench, CONFIG, new_video},
+    fake::FakeGenerator,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_video_becomes_a_file_and_its_progress_only_rises() {
+    let bench = Bench::new().await;
+    // The worker idles when the video arrives, and its poll is an hour away: it must be woken.
+    let mut worker = bench.start(CONFIG);
+    worker.ready.wait_for(|ready| *ready == Readiness::Ready).await.unwrap();
+    bench.assert_goes_on().await;
+
+    let hold = bench.enqueue("hold").await;
+    let asked = new_video("a panda");
+    let id = bench.queue.enqueue(asked.clone()).await.unwrap().id;
+    let mut news = bench.queue.subscribe(id);
+    bench.queue.request_cancel(hold).await.unwrap();
+
+    let (mut stages, mut last, mut steps) = (Vec::new(), 0, Vec::new());
+    let video = loop {
+        match news.recv().await.unwrap() {
+            Event::Progress { progress, .. } => {
+                assert!((last..=99).contains(&progress.percent), "{progress:?} after {last}");
+                last = progress.percent;
+                if stages.last() != Some(&progress.stage) {
+                    stages.push(progress.stage);
+                }
+                if progress.stage == Stage::Denoise {
+                    steps.push((progress.step, progress.total_steps));
+                }
+            }
+            Event::Settled(video) => break video,
+            other => assert!(matches!(other, Event::Started(_)), "{other:?}"),
+        }
+    };
+    let order = [Stage::TextEncode, Stage::Denoise, Stage::VaeDecode, Stage::EncodeMp4, Stage::Store];
+    assert_eq!(stages, order);
+    assert_eq!(steps, [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]);
+    assert_eq!((video.status, video.progress, video.step), (Status::Completed, 100, 4));
+    assert_eq!(bench.baton.params.lock().unwrap().last(), Some(&asked.params));
+    let timings = video.timings;
+    for (stage, ms) in [
+        ("queue", timings.queue_ms),
+        ("text_encode", timings.text_encode_ms),
+        ("denoise", timings.denoise_ms),
+        ("vae_decode", timings.vae_decode_ms),
+        ("encode_mp4", timings.encode_mp4_ms),
+        ("store", timings.store_ms),
+    ] {
+        assert!(ms.is_some(), "{stage}");
+    }
+
+    // The news of the end is the promise that the file is there.
+    let output = video.output.clone().unwrap();
+    let mut file = bench.store.open_file(&output.key).await.unwrap();
+    let mut mp4 = Vec::new();
+    file.file.read_to_end(&mut mp4).await.unwrap();
+    assert_eq!((mp4.len() as u64, file.bytes), (output.bytes, output.bytes));
+    assert_eq!(&mp4[4..8], b"ftyp");
+    assert_eq!(output.sha256.len(), 64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_failure_has_its_code_and_internals_stay_inside() {
+    let bench = Bench::new().await;
+    bench.start(CONFIG);
+    for (prompt, code, message) in [
+        ("invalid", "invalid_params", "17 frames"),
+        ("memory", "out_of_memory", "12 GiB"),
+        ("nan", "nan_latents", "after step 1"),
+        ("internal", "internal", "the generation failed; the server's log says why"),
+        ("quits", "internal", "the generation failed; the server's log says why"),
+    ] {
+        let id = bench.enqueue(prompt).await;
+        let video = bench.settled(id).await;
+        assert_eq!((video.status, video.stage), (Status::Failed, Some(Stage::Denoise)), "{prompt}");
+        let error = video.error.unwrap();
+        assert_eq!((error.code.as_str(), error.message.as_str()), (code, message), "{prompt}");
+    }
+    bench.assert_goes_on().await;
+    assert_eq!(bench.baton.built.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_costs_one_video_and_the_generator_is_built_anew() {
+    let bench = Bench::new().await;
+    let mut worker = bench.start(CONFIG);
+    for built in 1..=2 {
+        let id = bench.enqueue("panic").await;
+        let video = bench.settled(id).await;
+        assert_eq!(video.status, Status::Failed);
+        let error = video.error.unwrap();
+        assert_eq!(error.code, "internal");
+        assert!(!error.message.contains("secret"), "{error:?}");
+        bench.assert_goes_on().await;
+        assert_eq!(bench.baton.built.load(Ordering::SeqCst), built + 1);
+    }
+    worker.ready.wait_for(|ready| *ready == Readiness::Ready).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generator_that_cannot_be_built_is_said_and_no_video_is_touched() {
+    let bench = Bench::new().await;
+    let id = bench.enqueue("make").await;
+    for panics in [false, true] {
+        let build = move || -> Result<FakeGenerator, String> {
+            assert!(!panics, "weights.safetensors is cut off");
+            Err("weights.safetensors is not there".to_owned())
+        };
+        let mut worker = worker::start(CONFIG, bench.queue.clone(), bench.store.clone(), build).unwrap();
+        let ready = worker.ready.wait_for(|ready| *ready != Readiness::Starting).await.unwrap().clone();
+        assert!(matches!(&ready, Readiness::Failed(why) if why.contains("weights.safetensors")), "{ready:?}");
+    }
+    assert_eq!(bench.queue.get(id).await.unwrap().attempt, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_video_is_cancelled_at_its_next_check_point() {
+    let mut bench = Bench::new().await;
+    bench.start(CONFIG);
+    let id = bench.enqueue("hold").await;
+    let _held = bench.held().await;
+    assert_eq!(bench.queue.request_cancel(id).await.unwrap().status, Status::InProgress);
+    let video = bench.settled(id).await;
+    assert_eq!((video.status, video.error), (Status::Cancelled, None));
+    bench.assert_goes_on().await;
+    assert_eq!(bench.files().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_video_is_not_completed_even_if_its_generator_does_not_listen() {
+    let mut bench = Bench::new().await;
+    bench.start(CONFIG);
+    let id = bench.enqueue("deaf").await;
+    let held = bench.held().await;
+    bench.queue.request_cancel(id).await.unwrap();
+    held.release();
+    assert_eq!(bench.settled(id).await.status, Status::Cancelled);
+    assert!(bench.files().is_empty());
+    bench.assert_goes_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancellation_while_the_file_is_made_leaves_no_file() {
+    let bench = Bench::new().await;
+    bench.start(CONFIG);
+    for stage in [Stage::EncodeMp4, Stage::Store] {
+        let id = bench.enqueue("make").await;
+        let mut news = bench.queue.subscribe(id);
+        let end = loop {
+            match news.recv().await.unwrap() {
+                Event::Progress { progress, .. } if progress.stage == stage => {
+                    bench.queue.request_cancel(id).await.unwrap();
+                }
+                Event::Settled(video) => break video,
+                _ => {}
+            }
+        };
+        // The request may come too late, but then the file is there; whichever it is, both agree.
+        assert_eq!(end.cancel_requested_at_ms.is_some(), end.status == Status::Cancelled);
+        let expected: Vec<_> = end.output.iter().map(|output| output.key.clone()).collect();
+        assert_eq!(bench.files(), expected);
+        for key in expected {
+            bench.store.delete(&key).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_that_cannot_be_encoded_fail_their_video() {
+    let bench = Bench::new().await;
+    bench.start(CONFIG);
+    // The encoder takes even sizes only.
+    let video = new_video("make");
+    let odd = NewVideo { params: VideoParams { width: 33, ..video.params.clone() }, ..video };
+    let id = bench.queue.enqueue(odd).await.unwrap().id;
+    let video = bench.settled(id).await;
+    assert_eq!((video.status, video.error.unwrap().code), (Status::Failed, "encode_failed".to_owned()));
+    assert!(bench.files().is_empty());
+    bench.assert_goes_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_video_whose_file_cannot_be_stored_is_never_completed() {
+    let bench = Bench::new().await;
+    bench.start(CONFIG);
+    let folder = bench.folder.path().join("videos");
+    fs::remove_dir(&folder).unwrap();
+    let id = bench.enqueue("make").await;
+    let video = bench.settled(id).await;
+    assert_eq!((video.status, video.output), (Status::Failed, None));
+    assert_eq!(video.error.unwrap().code, "storage_failed");
+    fs::create_dir(&folder).unwrap();
+    bench.assert_goes_on().await;
+}
