@@ -48,6 +48,10 @@ impl Tokenizer {
     /// asks for something that T5's tokenizer does not do.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join("spiece.model");
+        if !path.exists() && dir.join("tokenizer.json").exists() {
+            let message = "is missing; transformers 5 saves tokenizer.json alone, take this file from the published model";
+            return Err(Error::Tokenizer { path, message: message.to_owned() });
+        }
         let bytes = std::fs::read(&path).map_err(|source| Error::io(&path, source))?;
         Self::new(&path, &bytes, &Settings::read(dir)?)
     }

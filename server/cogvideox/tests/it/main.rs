@@ -2,6 +2,7 @@
 
 mod golden;
 mod guidance;
+mod image;
 mod noise;
 mod pipeline;
 mod scheduler;

@@ -1,16 +1,21 @@
 #!/usr/bin/env python3
-"""Awkward prompts and the ids that transformers' slow T5Tokenizer gives them: a golden of `tests/it/tokenizer.rs`.
+"""What transformers' slow T5Tokenizer makes of awkward prompts and of unusual settings: goldens of `tests/it/tokenizer.rs`.
 
-  ORACLE/bin/python make_awkward_prompts.py GOLDEN_DIR [--count 300 --seed 0] [--out FILE]
+  ORACLE/bin/python make_tokenizer_golden.py GOLDEN_DIR [--count 300 --seed 0] [--prompts FILE]
 
-Random mixtures of words, special tokens, whitespace of every kind, control characters, combining marks, emoji and
+awkward_prompts.jsonl: random mixtures of words, special tokens, whitespace of every kind, control characters, combining marks, emoji and
 blocks of Unicode, encoded by the published tokenizer (`t5-tokenizer/`) and by the tiny one of the forms
 (`2b/tokenizer/`). One JSON object a line: prompt, published, tiny. With a large --count it is a fuzzer.
+
+tokenizer_settings.jsonl: the tiny tokenizer with some of its files left out and keys of tokenizer_config.json changed
+(null: removed); texts, and their ids padded to one more than they are.
 """
 import argparse
 import json
 import pathlib
 import random
+import shutil
+import tempfile
 import warnings
 
 import transformers
@@ -67,12 +72,49 @@ class Prompts:
         return r.choice(["", " ", ""]).join(self.atom() for _ in range(r.randint(0, 14)))
 
 
+FILES = ["spiece.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]
+OLD = {"added_tokens_decoder": None}                         # as transformers before 4.34 saved it
+UNNAMED = {**OLD, "additional_special_tokens": None}
+NEW = {"content": "<new>", "lstrip": True, "rstrip": False, "single_word": False, "normalized": False, "special": True}
+SETTINGS = [
+    ("as published", 4, {}),
+    ("before 4.34, with added_tokens.json", 4, OLD),
+    ("before 4.34, without", 3, OLD),
+    ("nothing but the model", 1, {}),
+    ("config alone", 2, UNNAMED),
+    ("fewer extra ids", 2, {**UNNAMED, "extra_ids": 7}),
+    ("a token of its own, no extra ids named", 2, {**OLD, "additional_special_tokens": ["<new>"]}),
+    ("a token of its own in the decoder", 2, {"added_tokens_decoder": {"345": NEW}}),
+    ("not legacy", 4, {"legacy": False}),
+    ("not legacy, no prefix", 4, {"legacy": False, "add_prefix_space": False}),
+    ("specials are split", 4, {"split_special_tokens": True}),
+    ("other end of sequence", 2, {"eos_token": "<extra_id_5>"}),
+    ("padding beyond the vocabulary", 2, {"pad_token": "<none>"}),
+]
+TEXTS = ["<extra_id_3> small <extra_id_0> panda <new>x <extra_id_99>", "\u9326panda</s>", " a \u2581 b"]
+
+
+def settings(tiny_dir):
+    for what, count, edits in SETTINGS:
+        with tempfile.TemporaryDirectory() as d:
+            for file in FILES[:count]:
+                shutil.copy(tiny_dir / file, d)
+            if edits:
+                path = pathlib.Path(d) / "tokenizer_config.json"
+                config = {**json.loads(path.read_text()), **edits}
+                path.write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+            tokenizer = T5Tokenizer.from_pretrained(d)
+            lengths = [len(tokenizer(text).input_ids) + 1 for text in TEXTS]
+            ids = [tokenizer(text, padding="max_length", max_length=n, truncation=True).input_ids for text, n in zip(TEXTS, lengths)]
+        yield {"what": what, "files": FILES[:count], "edits": edits, "texts": TEXTS, "ids": ids}
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("golden", type=pathlib.Path)
     p.add_argument("--count", type=int, default=300)
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--out", type=pathlib.Path)
+    p.add_argument("--prompts", type=pathlib.Path)
     a = p.parse_args()
     warnings.simplefilter("ignore")
     transformers.utils.logging.set_verbosity_error()
@@ -80,11 +122,14 @@ def main():
     tiny = T5Tokenizer.from_pretrained(a.golden / "2b/tokenizer")
     lines = (a.golden / "t5-tokenizer/prompts.jsonl").read_text().splitlines()
     prompts = Prompts(a.seed, [word for line in lines for word in json.loads(line)["prompt"].split()])
-    with open(a.out or a.golden / "awkward_prompts.jsonl", "w") as f:
+    with open(a.prompts or a.golden / "awkward_prompts.jsonl", "w") as f:
         for _ in range(a.count):
             prompt = prompts.prompt()
             row = {"prompt": prompt, "published": published(prompt).input_ids, "tiny": tiny(prompt).input_ids}
             f.write(json.dumps(row, separators=(",", ":")) + "\n")
+    with open(a.golden / "tokenizer_settings.jsonl", "w") as f:
+        for row in settings(a.golden / "2b/tokenizer"):
+            f.write(json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":
