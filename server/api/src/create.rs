@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use queue::{NewVideo, VideoParams};
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, Schema, SchemaType, Type};
 
 use crate::error::{Code, Error, Result};
 use crate::fields::{Field, Fields, quoted};
@@ -25,62 +26,62 @@ const MAX_METADATA_VALUE_CHARS: usize = 512;
 ///
 /// `input_reference` is known and refused: the models served over HTTP start from text alone.
 #[derive(Debug, Default, ToSchema)]
-#[schema(additional_properties = false)]
-pub struct CreateVideoRequest {
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreateVideoRequest {
     /// What the video shows; at most the model's `max_prompt_tokens` tokens unless `truncate_prompt` is true.
     #[schema(min_length = 1, max_length = 10000, example = "A panda plays the guitar by a quiet stream.")]
-    pub prompt: String,
+    pub(crate) prompt: String,
     /// A model of `GET /v1/models`; the first of them by default.
-    pub model: Option<String>,
+    pub(crate) model: Option<String>,
     /// Length in seconds, as a number or as text; the nearest frame count of the model is made, and the
     /// video's own `seconds` says how long that is.
     #[schema(schema_with = seconds_schema)]
-    pub seconds: Option<f64>,
+    pub(crate) seconds: Option<f64>,
     /// Size as `WIDTHxHEIGHT`, one of the model's `sizes`.
     #[schema(pattern = r"^[0-9]+x[0-9]+$", example = "720x480")]
-    pub size: Option<String>,
+    pub(crate) size: Option<String>,
     /// Pixels across, instead of `size`; needs `height`.
     #[schema(minimum = 1)]
-    pub width: Option<u32>,
+    pub(crate) width: Option<u32>,
     /// Pixels down, instead of `size`; needs `width`.
     #[schema(minimum = 1)]
-    pub height: Option<u32>,
+    pub(crate) height: Option<u32>,
     /// Frames, instead of `seconds`: one of the model's `num_frames`.
     #[schema(minimum = 1, example = 49)]
-    pub num_frames: Option<u32>,
+    pub(crate) num_frames: Option<u32>,
     /// Frames a second; a model has only one.
     #[schema(minimum = 1)]
-    pub fps: Option<u32>,
+    pub(crate) fps: Option<u32>,
     /// Denoising steps.
     #[schema(minimum = 1, example = 50)]
-    pub num_inference_steps: Option<u32>,
+    pub(crate) num_inference_steps: Option<u32>,
     /// How strongly the prompt pulls; at 1 and below the negative prompt has no effect.
     #[schema(minimum = 0, maximum = 100)]
-    pub guidance_scale: Option<f64>,
+    pub(crate) guidance_scale: Option<f64>,
     /// Whether guidance grows from 1 to `guidance_scale` over the steps.
-    pub use_dynamic_cfg: Option<bool>,
+    pub(crate) use_dynamic_cfg: Option<bool>,
     /// The sampler.
-    pub scheduler: Option<Scheduler>,
+    pub(crate) scheduler: Option<Scheduler>,
     /// The same seed makes the same video; drawn at random, and reported, when left out.
     #[schema(minimum = 0, maximum = 9_007_199_254_740_991_u64)]
-    pub seed: Option<u64>,
+    pub(crate) seed: Option<u64>,
     /// What the video must not show.
     #[schema(max_length = 10000)]
-    pub negative_prompt: Option<String>,
+    pub(crate) negative_prompt: Option<String>,
     /// Cut a prompt that is too long instead of refusing it.
-    pub truncate_prompt: Option<bool>,
+    pub(crate) truncate_prompt: Option<bool>,
     /// Videos of higher priority are made first.
     #[schema(minimum = -100, maximum = 100)]
-    pub priority: Option<i32>,
+    pub(crate) priority: Option<i32>,
     /// Up to 16 entries of your own, keys of up to 64 and values of up to 512 characters.
-    pub metadata: Option<BTreeMap<String, String>>,
+    #[schema(schema_with = metadata_schema)]
+    pub(crate) metadata: Option<BTreeMap<String, String>>,
     /// How many videos; only 1.
     #[schema(minimum = 1, maximum = 1)]
-    pub n: Option<u32>,
+    pub(crate) n: Option<u32>,
 }
 
-fn seconds_schema() -> utoipa::openapi::schema::Schema {
-    use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, Type};
+fn seconds_schema() -> Schema {
     AnyOfBuilder::new()
         .description(Some(
             "Length in seconds, as a number or as text; the nearest frame count of the model is made, and the \
@@ -90,6 +91,19 @@ fn seconds_schema() -> utoipa::openapi::schema::Schema {
         .item(ObjectBuilder::new().schema_type(Type::String).pattern(Some(r"^[0-9]+(\.[0-9]+)?$")))
         .item(ObjectBuilder::new().schema_type(Type::Null))
         .build()
+        .into()
+}
+
+fn metadata_schema() -> Schema {
+    let text = |max| ObjectBuilder::new().schema_type(Type::String).max_length(Some(max));
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::Object, Type::Null]))
+        .description(Some(
+            "Up to 16 entries of your own, keys of up to 64 and values of up to 512 characters.",
+        ))
+        .property_names(Some(text(MAX_METADATA_KEY_CHARS).min_length(Some(1))))
+        .additional_properties(Some(text(MAX_METADATA_VALUE_CHARS)))
+        .max_properties(Some(MAX_METADATA_ENTRIES))
         .into()
 }
 
@@ -112,24 +126,24 @@ impl CreateVideoRequest {
             model: fields.string("model")?,
             seconds: fields.float_or_text("seconds")?,
             size: fields.string("size")?,
-            width: fields.integer("width", any.clone(), Code::UnsupportedSize)?,
-            height: fields.integer("height", any.clone(), Code::UnsupportedSize)?,
-            num_frames: fields.integer("num_frames", any.clone(), Code::UnsupportedNumFrames)?,
-            fps: fields.integer("fps", any.clone(), Code::UnsupportedFps)?,
+            width: fields.integer("width", &any, Code::UnsupportedSize)?,
+            height: fields.integer("height", &any, Code::UnsupportedSize)?,
+            num_frames: fields.integer("num_frames", &any, Code::UnsupportedNumFrames)?,
+            fps: fields.integer("fps", &any, Code::UnsupportedFps)?,
             num_inference_steps: fields.integer(
                 "num_inference_steps",
-                any,
+                &any,
                 Code::UnsupportedNumInferenceSteps,
             )?,
             guidance_scale: fields.float("guidance_scale")?,
             use_dynamic_cfg: fields.boolean("use_dynamic_cfg")?,
             scheduler: fields.string("scheduler")?.map(|name| scheduler(&name)).transpose()?,
-            seed: fields.integer("seed", 0..=MAX_SEED as i64, Code::InvalidSeed)?,
+            seed: fields.integer("seed", &(0..=MAX_SEED as i64), Code::InvalidSeed)?,
             negative_prompt: fields.string("negative_prompt")?,
             truncate_prompt: fields.boolean("truncate_prompt")?,
-            priority: fields.integer("priority", PRIORITIES, Code::InvalidPriority)?,
+            priority: fields.integer("priority", &PRIORITIES, Code::InvalidPriority)?,
             metadata: fields.string_map("metadata")?,
-            n: fields.integer("n", 1..=1, Code::UnsupportedN)?,
+            n: fields.integer("n", &any, Code::UnsupportedN)?,
         };
         fields.finish()?;
         Ok((request, input_reference))
@@ -145,6 +159,10 @@ impl CreateVideoRequest {
         if let Some(fps) = self.fps.filter(|&fps| fps != card.fps) {
             let message = format!("'fps' must be {} for the model '{}', found {fps}", card.fps, card.id);
             return Err(Error::param(Code::UnsupportedFps, "fps", message));
+        }
+        if let Some(n) = self.n.filter(|&n| n != 1) {
+            let message = format!("'n' must be 1, found {n}: a request makes one video");
+            return Err(Error::param(Code::UnsupportedN, "n", message));
         }
         let params = VideoParams {
             width: size.width,

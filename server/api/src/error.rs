@@ -273,7 +273,7 @@ impl IntoResponse for Error {
 /// What the client says about waiting: seconds for everyone, milliseconds for the openai client, which does not
 /// retry at all when told to wait for more than 120 s.
 fn retry_headers(headers: &mut HeaderMap, after: Duration) {
-    let after = after.min(Duration::from_secs(120));
+    let after = after.min(Duration::from_mins(2));
     headers.insert(header::RETRY_AFTER, ascii(after.as_millis().div_ceil(1000).to_string()));
     headers.insert(RETRY_AFTER_MS, ascii(after.as_millis().to_string()));
 }

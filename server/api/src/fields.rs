@@ -103,8 +103,9 @@ impl Fields {
         };
         match self.0.entry(group.to_owned()).or_insert_with(|| Field::Group(BTreeMap::new())) {
             Field::Group(members) => match members.insert(key.to_owned(), text) {
-                None => Ok(()),
-                Some(_) => Err(duplicate(name)),
+                // `name[]` is a list, whose entries share their name.
+                Some(_) if !key.is_empty() => Err(duplicate(name)),
+                _ => Ok(()),
             },
             _ => Err(duplicate(group)),
         }
@@ -145,7 +146,7 @@ impl Fields {
     pub(crate) fn integer<T: TryFrom<i128>>(
         &mut self,
         name: &str,
-        range: RangeInclusive<i64>,
+        range: &RangeInclusive<i64>,
         code: Code,
     ) -> Result<Option<T>> {
         let Some(field) = self.take(name) else { return Ok(None) };

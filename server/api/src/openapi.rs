@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use axum::http::StatusCode;
-use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::header::{Header, HeaderBuilder};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{
     Content, OpenApi, PathItem, Ref, RefOr, Response, ResponseBuilder, Responses, encoding::EncodingBuilder,
@@ -17,16 +17,22 @@ use utoipa::{IntoResponses, OpenApi as _};
 
 use crate::error::{Code, ErrorEnvelope, X_REQUEST_ID};
 use crate::router::routes;
+use crate::routes::content::{Download, Variant};
+use crate::routes::events::{ProgressEvent, StageEvent, StreamError};
+use crate::routes::videos::SortOrder;
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
-    info(title = "CogVideoX server", license(name = "Apache-2.0", identifier = "Apache-2.0"), contact()),
+    info(title = "CogVideoX server", license(name = "Apache-2.0", identifier = "Apache-2.0")),
     tags(
         (name = "videos", description = "Making videos. The shapes of OpenAI's Videos API, and more fields."),
         (name = "models", description = "What the models of this server take."),
         (name = "health", description = "For whoever runs the server."),
     ),
-    components(schemas(ErrorEnvelope)),
+    // Those that only parameters, refusals and events name.
+    components(schemas(
+        ErrorEnvelope, SortOrder, Variant, Download, StageEvent, ProgressEvent, StreamError,
+    )),
 )]
 struct Document;
 
@@ -36,13 +42,17 @@ pub fn openapi() -> OpenApi {
     let mut document = Document::openapi();
     document.merge(quick.into_openapi());
     document.merge(streams.into_openapi());
-    document.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    env!("CARGO_PKG_VERSION").clone_into(&mut document.info.version);
     document.info.description = Some(description());
+    document.info.contact = None;
+    let shared = &mut document.components.get_or_insert_default().headers;
+    shared.insert(X_REQUEST_ID.to_string(), header("Names this exchange in the server's log.").into());
     for item in document.paths.paths.values_mut() {
         for operation in operations(item) {
             for response in operation.responses.responses.values_mut() {
                 if let RefOr::T(response) = response {
-                    add_request_id(response);
+                    let shared = Ref::new(format!("#/components/headers/{X_REQUEST_ID}"));
+                    response.headers.insert(X_REQUEST_ID.to_string(), RefOr::Ref(shared));
                 }
             }
             bracket_metadata(operation);
@@ -52,6 +62,7 @@ pub fn openapi() -> OpenApi {
 }
 
 /// The description as YAML, ending in a newline: the content of `openapi.yaml`.
+#[expect(clippy::missing_panics_doc, reason = "what it is made of always becomes YAML")]
 pub fn openapi_yaml() -> String {
     openapi().to_yaml().expect("a document of strings, numbers and lists becomes YAML")
 }
@@ -72,20 +83,15 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     [&mut item.get, &mut item.head, &mut item.post, &mut item.delete].into_iter().flatten()
 }
 
-fn add_request_id(response: &mut Response) {
-    let header = HeaderBuilder::new()
-        .schema(ObjectBuilder::new().schema_type(Type::String))
-        .description(Some("Names this exchange in the server's log."))
-        .build();
-    response.headers.insert(X_REQUEST_ID.to_string(), header);
+fn header(meaning: &str) -> Header {
+    let text = ObjectBuilder::new().schema_type(Type::String);
+    HeaderBuilder::new().schema(Some(text)).description(Some(meaning)).build()
 }
 
 /// In a form, `metadata` is a field per entry.
 fn bracket_metadata(operation: &mut Operation) {
-    let content = operation.request_body.as_mut().map(|body| &mut body.content);
-    let Some(form) = content.and_then(|content| content.get_mut("application/x-www-form-urlencoded")) else {
-        return;
-    };
+    let Some(RefOr::T(body)) = &mut operation.request_body else { return };
+    let Some(RefOr::T(form)) = body.content.get_mut("application/x-www-form-urlencoded") else { return };
     let encoding = EncodingBuilder::new().style(Some(ParameterStyle::DeepObject)).explode(Some(true)).build();
     form.encoding.insert("metadata".to_owned(), encoding);
 }
@@ -154,11 +160,7 @@ fn error_responses(codes: &[&[Code]]) -> BTreeMap<String, RefOr<Response>> {
             .description(names.join(", "))
             .content("application/json", Content::new(Some(Ref::from_schema_name("ErrorEnvelope"))));
         for (name, meaning) in headers(codes[0].status()) {
-            let header = HeaderBuilder::new()
-                .schema(ObjectBuilder::new().schema_type(Type::String))
-                .description(Some(*meaning))
-                .build();
-            response = response.header(*name, header);
+            response = response.header(*name, header(meaning));
         }
         responses.responses.insert(status.to_string(), RefOr::T(response.build()));
     }

@@ -9,6 +9,16 @@ use queue::VideoId;
 use crate::error::{Code, Error, Result, video_not_found};
 use crate::fields::Fields;
 
+/// Documents [`VideoPath`].
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "the path is read by VideoPath, which refuses in its own words")]
+pub(crate) struct VideoPathParams {
+    /// Id of the video.
+    #[param(pattern = "^video_[0-9a-f]{32}$")]
+    video_id: String,
+}
+
 /// The `{video_id}` of the path. What cannot be an id names no video: 404.
 pub(crate) struct VideoPath(pub(crate) VideoId);
 

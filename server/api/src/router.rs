@@ -6,8 +6,8 @@
 use std::any::Any;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderValue, Request, StatusCode, header};
 use axum::middleware::from_fn;
 use axum::response::Response;
 use tower::ServiceBuilder;
@@ -17,7 +17,7 @@ use tower_http::request_id::{MakeRequestId, PropagateRequestIdLayer, RequestId, 
 use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
-use tower_http::trace::{DefaultOnResponse, TraceLayer};
+use tower_http::trace::TraceLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
@@ -54,7 +54,8 @@ pub fn router(state: AppState) -> Router {
         .map_request(drop_odd_request_id)
         .layer(SetRequestIdLayer::new(X_REQUEST_ID, FreshRequestId))
         .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION, header::COOKIE]))
-        .layer(TraceLayer::new_for_http().make_span_with(span).on_response(DefaultOnResponse::new()))
+        // A failure is logged where it is handled, with its cause.
+        .layer(TraceLayer::new_for_http().make_span_with(span).on_failure(()))
         .layer(PropagateRequestIdLayer::new(X_REQUEST_ID))
         .layer(SetResponseHeaderLayer::if_not_present(
             header::X_CONTENT_TYPE_OPTIONS,
@@ -71,7 +72,7 @@ pub fn router(state: AppState) -> Router {
 }
 
 /// A caller's request id is kept if it is one line of plain characters: it goes into the log.
-fn drop_odd_request_id<B>(mut request: axum::http::Request<B>) -> axum::http::Request<B> {
+fn drop_odd_request_id<B>(mut request: Request<B>) -> Request<B> {
     let sane = |id: &HeaderValue| {
         let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
         (1..=128).contains(&id.len()) && id.as_bytes().iter().all(plain)
@@ -88,16 +89,17 @@ fn drop_odd_request_id<B>(mut request: axum::http::Request<B>) -> axum::http::Re
 struct FreshRequestId;
 
 impl MakeRequestId for FreshRequestId {
-    fn make_request_id<B>(&mut self, _request: &axum::http::Request<B>) -> Option<RequestId> {
+    fn make_request_id<B>(&mut self, _request: &Request<B>) -> Option<RequestId> {
         Some(RequestId::new(ascii(format!("req_{}", Uuid::now_v7().simple()))))
     }
 }
 
-fn span<B>(request: &axum::http::Request<B>) -> tracing::Span {
+fn span<B>(request: &Request<B>) -> tracing::Span {
     let id = request.headers().get(X_REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
     tracing::info_span!("request", http.method = %request.method(), http.path = request.uri().path(), request.id = id)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the signature is tower-http's")]
 fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let text =
         panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));

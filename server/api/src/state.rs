@@ -50,7 +50,7 @@ impl Default for Limits {
             max_text_bytes: 1 << 20,
             max_body_bytes: 26 << 20,
             max_prompt_chars: 10_000,
-            request_timeout: Duration::from_secs(60),
+            request_timeout: Duration::from_mins(1),
             delete_wait: Duration::from_secs(10),
             retry_after: Duration::from_secs(15),
             poll_after: Duration::from_secs(1),
@@ -64,7 +64,7 @@ pub struct AppState {
     /// The job table.
     pub queue: Queue,
     /// The finished files.
-    pub store: Arc<VideoStore>,
+    pub store: VideoStore,
     /// The models.
     pub catalog: Arc<ModelCatalog>,
     /// Counts the tokens of a prompt.

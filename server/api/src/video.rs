@@ -15,109 +15,109 @@ use crate::state::AppState;
 
 /// One video: a job while it is made, and a file afterwards.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct Video {
+pub(crate) struct Video {
     /// `video_` and 32 hexadecimal digits; sorts by creation.
     #[schema(pattern = "^video_[0-9a-f]{32}$")]
-    pub id: String,
+    pub(crate) id: String,
     /// Always `video`.
-    pub object: VideoTag,
+    pub(crate) object: VideoTag,
     /// The model that makes it.
-    pub model: String,
+    pub(crate) model: String,
     /// The state in OpenAI's four words: a cancelled video is `failed` with the error code `cancelled`.
-    pub status: VideoStatus,
+    pub(crate) status: VideoStatus,
     /// The state.
-    pub state: VideoState,
+    pub(crate) state: VideoState,
     /// Percent done; 100 only when completed, never falls within an attempt.
     #[schema(maximum = 100)]
-    pub progress: u8,
+    pub(crate) progress: u8,
     /// Unix seconds of the request.
-    pub created_at: i64,
+    pub(crate) created_at: i64,
     /// Unix seconds at which the running attempt began.
     #[schema(required)]
-    pub started_at: Option<i64>,
+    pub(crate) started_at: Option<i64>,
     /// Unix seconds at which it ended, however it ended.
     #[schema(required)]
-    pub completed_at: Option<i64>,
+    pub(crate) completed_at: Option<i64>,
     /// Always null: files stay until the video is deleted.
     #[schema(required)]
-    pub expires_at: Option<i64>,
+    pub(crate) expires_at: Option<i64>,
     /// Length of the file in seconds, `num_frames` / `fps`.
-    pub seconds: String,
+    pub(crate) seconds: String,
     /// `WIDTHxHEIGHT`.
-    pub size: String,
+    pub(crate) size: String,
     /// The prompt as it was sent.
-    pub prompt: String,
+    pub(crate) prompt: String,
     /// Always null: this server does not remix.
     #[schema(required)]
-    pub remixed_from_video_id: Option<String>,
+    pub(crate) remixed_from_video_id: Option<String>,
     /// Why there is no file, if it failed or was cancelled.
     #[schema(required)]
-    pub error: Option<VideoError>,
+    pub(crate) error: Option<VideoError>,
 
     /// Frames a second.
-    pub fps: u32,
+    pub(crate) fps: u32,
     /// Frames.
-    pub num_frames: u32,
+    pub(crate) num_frames: u32,
     /// Pixels across.
-    pub width: u32,
+    pub(crate) width: u32,
     /// Pixels down.
-    pub height: u32,
+    pub(crate) height: u32,
     /// The seed: the same request with it makes the same video.
     #[schema(maximum = 9_007_199_254_740_991_u64)]
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// Denoising steps.
-    pub num_inference_steps: u32,
+    pub(crate) num_inference_steps: u32,
     /// How strongly the prompt pulls.
-    pub guidance_scale: f64,
+    pub(crate) guidance_scale: f64,
     /// Whether guidance grows over the steps.
-    pub use_dynamic_cfg: bool,
+    pub(crate) use_dynamic_cfg: bool,
     /// The sampler: `ddim` or `dpm`.
     #[schema(value_type = Scheduler)]
-    pub scheduler: String,
+    pub(crate) scheduler: String,
     /// What the video must not show; may be empty.
-    pub negative_prompt: String,
+    pub(crate) negative_prompt: String,
     /// Tokens of the prompt, its end marker included, before any cut.
-    pub prompt_tokens: u32,
+    pub(crate) prompt_tokens: u32,
     /// Whether the prompt's or the negative prompt's end was cut off.
-    pub prompt_truncated: bool,
+    pub(crate) prompt_truncated: bool,
     /// Higher goes first.
-    pub priority: i32,
+    pub(crate) priority: i32,
     /// The client's own entries.
-    pub metadata: BTreeMap<String, String>,
+    pub(crate) metadata: BTreeMap<String, String>,
 
     /// What is being done, while in progress.
     #[schema(required)]
-    pub stage: Option<VideoStage>,
+    pub(crate) stage: Option<VideoStage>,
     /// Denoising steps done in the running attempt.
-    pub step: u32,
+    pub(crate) step: u32,
     /// Denoising steps of the running attempt; 0 until it begins.
-    pub total_steps: u32,
+    pub(crate) total_steps: u32,
     /// Seconds until it is done, as far as its progress so far tells.
     #[schema(required)]
-    pub eta_seconds: Option<f64>,
-    /// How many videos will be made before this one, while it waits.
+    pub(crate) eta_seconds: Option<f64>,
+    /// Its place in the queue, 1 being the next, while it waits.
     #[schema(required)]
-    pub queue_position: Option<u32>,
+    pub(crate) queue_position: Option<u32>,
     /// How often a worker has begun it.
-    pub attempt: u32,
+    pub(crate) attempt: u32,
     /// What whoever sees the video must know.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
     /// Where the time went.
-    pub timings: Timings,
+    pub(crate) timings: Timings,
     /// Length of the file.
     #[schema(required)]
-    pub bytes: Option<u64>,
+    pub(crate) bytes: Option<u64>,
     /// SHA-256 of the file, in hexadecimal; also its `etag`.
     #[schema(required)]
-    pub sha256: Option<String>,
+    pub(crate) sha256: Option<String>,
     /// Where the rest of it is.
-    pub urls: Urls,
+    pub(crate) urls: Urls,
 }
 
 /// The `object` of a video.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum VideoTag {
+pub(crate) enum VideoTag {
     /// A video.
     Video,
 }
@@ -125,7 +125,7 @@ pub enum VideoTag {
 /// OpenAI's four states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum VideoStatus {
+pub(crate) enum VideoStatus {
     /// Waiting for the worker.
     Queued,
     /// Being made.
@@ -139,7 +139,7 @@ pub enum VideoStatus {
 /// The six states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum VideoState {
+pub(crate) enum VideoState {
     /// Waiting for the worker.
     Queued,
     /// Being made.
@@ -157,7 +157,7 @@ pub enum VideoState {
 /// What the worker is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum VideoStage {
+pub(crate) enum VideoStage {
     /// Reading the prompt.
     TextEncode,
     /// Denoising the latents, step by step.
@@ -184,35 +184,36 @@ impl From<queue::Stage> for VideoStage {
 
 /// Why a video has no file.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct VideoError {
+pub(crate) struct VideoError {
     /// For programs: `cancelled`, `invalid_params`, `out_of_memory`, `nan_latents`, `encode_failed`,
     /// `storage_failed`, `worker_lost` or `internal`.
-    pub code: String,
+    pub(crate) code: String,
     /// For people.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 /// Milliseconds spent, each null until known.
 #[derive(Debug, Clone, Default, Serialize, ToSchema)]
-pub struct Timings {
+#[expect(clippy::struct_field_names, reason = "the unit belongs to the wire name")]
+pub(crate) struct Timings {
     /// Waiting for the worker.
     #[schema(required)]
-    pub queue_ms: Option<u64>,
+    pub(crate) queue_ms: Option<u64>,
     /// Reading the prompt.
     #[schema(required)]
-    pub text_encode_ms: Option<u64>,
+    pub(crate) text_encode_ms: Option<u64>,
     /// Denoising.
     #[schema(required)]
-    pub denoise_ms: Option<u64>,
+    pub(crate) denoise_ms: Option<u64>,
     /// Turning latents into frames.
     #[schema(required)]
-    pub vae_decode_ms: Option<u64>,
+    pub(crate) vae_decode_ms: Option<u64>,
     /// Turning frames into MP4.
     #[schema(required)]
-    pub encode_mp4_ms: Option<u64>,
+    pub(crate) encode_mp4_ms: Option<u64>,
     /// Writing the file.
     #[schema(required)]
-    pub store_ms: Option<u64>,
+    pub(crate) store_ms: Option<u64>,
 }
 
 impl From<queue::Timings> for Timings {
@@ -230,16 +231,16 @@ impl From<queue::Timings> for Timings {
 
 /// Paths on this server.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct Urls {
+pub(crate) struct Urls {
     /// This object.
     #[serde(rename = "self")]
-    pub this: String,
+    pub(crate) this: String,
     /// The MP4, once completed.
-    pub content: String,
+    pub(crate) content: String,
     /// Its progress, as server-sent events.
-    pub events: String,
+    pub(crate) events: String,
     /// Where to POST to stop it.
-    pub cancel: String,
+    pub(crate) cancel: String,
 }
 
 /// The path of a video's object.
@@ -250,9 +251,12 @@ pub(crate) fn path(id: VideoId) -> String {
 /// Seconds left at the pace so far.
 pub(crate) fn eta_seconds(started_at_ms: Option<i64>, now_ms: i64, percent: u8) -> Option<f64> {
     let elapsed_ms = now_ms - started_at_ms?;
-    let percent = f64::from(percent.min(100));
-    let seconds = elapsed_ms.max(0) as f64 / 1000.0 * (100.0 - percent) / percent;
-    seconds.is_finite().then(|| (seconds * 10.0).round() / 10.0)
+    if elapsed_ms <= 0 || percent == 0 {
+        return None;
+    }
+    let percent = f64::from(percent);
+    let seconds = elapsed_ms as f64 / 1000.0 * (100.0 - percent) / percent;
+    Some((seconds * 10.0).round() / 10.0)
 }
 
 /// What clients are shown of the row, with what the row alone does not know.

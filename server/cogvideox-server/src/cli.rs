@@ -1,17 +1,22 @@
 //! The command line: which subcommands and flags there are, and what each runs. Knows the program's parts by name
 //! and does none of their work.
 
-use std::{ffi::OsString, io::Write, path::PathBuf};
+use std::ffi::OsString;
+use std::io::{BufRead, Write};
+use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, LoadOptions};
+use crate::generate::Generate;
+use crate::serve;
+use crate::tokenize::Tokenize;
 
-/// Serves CogVideoX text-to-video models over HTTP.
+/// Serves `CogVideoX` text-to-video models over HTTP.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Cli {
-    /// A configuration file over the built-in defaults; the variable `COGVIDEOX_CONFIG` names one too.
+    /// A configuration file over the built-in defaults; COGVIDEOX_CONFIG names one too.
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
     /// One configuration key over everything else, as in --set server.port=9000; may be repeated.
@@ -25,8 +30,28 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Accept prompts over HTTP and make their videos.
+    Serve {
+        /// A model folder in diffusers' layout, or "demo"; the configured model if not given.
+        #[arg(long, value_name = "DIR")]
+        model: Option<String>,
+    },
+    /// Make one video from the command line.
+    Generate(Box<Generate>),
+    /// Read one JSON string a line on stdin and print its token ids.
+    Tokenize(Tokenize),
+    /// Print the OpenAPI description of the HTTP interface.
+    Openapi,
     /// Print the configuration that the layers come to, or say what is wrong with it.
     CheckConfig,
+}
+
+/// What the process is connected to.
+pub struct Stdio<I, O> {
+    /// Read by `tokenize`.
+    pub stdin: I,
+    /// Where results go; messages go to stderr.
+    pub stdout: O,
 }
 
 impl Cli {
@@ -35,14 +60,24 @@ impl Cli {
     /// # Errors
     /// Whatever the subcommand ends with, in words for the operator.
     pub fn run(
-        self,
+        mut self,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
-        stdout: &mut impl Write,
+        mut stdio: Stdio<impl BufRead, impl Write>,
     ) -> anyhow::Result<()> {
-        let options = LoadOptions { file: self.config, overrides: self.set };
-        let config = Config::load(&options, environment)?;
+        if let Command::Serve { model: Some(model) } = &self.command {
+            self.set.push(("model.path".to_owned(), model.clone()));
+        }
+        if let Command::Openapi = self.command {
+            write!(stdio.stdout, "{}", api::openapi_yaml())?;
+            return Ok(());
+        }
+        let config = Config::load(LoadOptions { file: self.config, overrides: self.set }, environment)?;
         match self.command {
-            Command::CheckConfig => write!(stdout, "{}", config.to_toml()?)?,
+            Command::Serve { .. } => serve::run(config)?,
+            Command::Generate(generate) => generate.run(config, &mut stdio.stdout)?,
+            Command::Tokenize(tokenize) => tokenize.run(config, stdio.stdin, &mut stdio.stdout)?,
+            Command::CheckConfig => write!(stdio.stdout, "{}", config.to_toml()?)?,
+            Command::Openapi => {}
         }
         Ok(())
     }

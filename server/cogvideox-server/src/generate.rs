@@ -111,7 +111,11 @@ impl Generate {
             if let Some(dump) = &mut dump {
                 dump.record(&event);
             }
-            if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if interrupted.load(Ordering::Relaxed) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         });
         let video = result?;
         if let (Some(path), Some(dump)) = (&self.dump, dump) {

@@ -1,8 +1,13 @@
-//! The parts the `cogvideox-server` program is wired from: configuration, logging and the terminal.
+//! The parts the `cogvideox-server` program is wired from: configuration, logging, the terminal and the subcommands.
 //!
-//! A library so that tests can reach them; nothing here knows HTTP, SQL or the model.
+//! A library so that tests can reach them. It joins the other crates and holds no logic of theirs.
 
 pub mod cli;
 pub mod config;
+mod dump;
+mod generate;
+mod model;
+mod serve;
 pub mod telemetry;
 pub mod terminal;
+mod tokenize;

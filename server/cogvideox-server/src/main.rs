@@ -3,10 +3,11 @@
 use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
-use cogvideox_server::cli::Cli;
+use cogvideox_server::cli::{Cli, Stdio};
 
 fn main() -> ExitCode {
-    match Cli::parse().run(std::env::vars_os(), &mut std::io::stdout().lock()) {
+    let stdio = Stdio { stdin: std::io::stdin().lock(), stdout: std::io::stdout().lock() };
+    match Cli::parse().run(std::env::vars_os(), stdio) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nothing can be done about a closed stderr; the exit status still tells.

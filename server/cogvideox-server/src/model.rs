@@ -16,7 +16,8 @@ use worker::{GenerateError, Generator, Progress};
 use crate::config::{self, Model, ModelPath};
 
 /// What a user of the demo model must know.
-pub const DEMO_NOTICE: &str = "demo model with random weights: the video is moving noise and shows nothing of the prompt";
+pub const DEMO_NOTICE: &str =
+    "demo model with random weights: the video is moving noise and shows nothing of the prompt";
 
 /// The name of the demo model in requests.
 const DEMO_ID: &str = "demo";
@@ -159,7 +160,8 @@ impl Generator for PipelineGenerator {
             .generate(&params, &mut |event| on_progress(progress(&event)))
             .map_err(generate_error)?;
         let (width, height, count) = (video.width as u32, video.height as u32, video.num_frames as u32);
-        media::Frames::new(video.rgb, width, height, count).map_err(|e| GenerateError::Internal(e.to_string()))
+        media::Frames::new(video.rgb, width, height, count)
+            .map_err(|e| GenerateError::Internal(e.to_string()))
     }
 }
 

@@ -46,14 +46,20 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let description = source.describe()?;
     let (queue, store) = open_data(&config).await?;
     let address = SocketAddr::new(config.server.address, config.server.port);
-    let listener = TcpListener::bind(address).await.with_context(|| format!("{address}: cannot be listened on"))?;
+    let listener =
+        TcpListener::bind(address).await.with_context(|| format!("{address}: cannot be listened on"))?;
 
     let card = source.card(&description);
     if let Some(notice) = &card.notice {
         tracing::warn!(model = card.id, "{notice}");
     }
     tracing::info!(address = %listener.local_addr()?, model = card.id, dtype = card.dtype, "listening");
-    let worker = worker::start(worker_config(&config), queue.clone(), store.clone(), build_generator(&config, source))?;
+    let worker = worker::start(
+        worker_config(&config),
+        queue.clone(),
+        store.clone(),
+        build_generator(&config, source),
+    )?;
     let state = AppState {
         queue,
         store,

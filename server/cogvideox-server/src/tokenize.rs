@@ -33,12 +33,13 @@ impl Tokenize {
         if let Some(path) = self.model {
             config.model.path = ModelPath::from(path);
         }
-        let ModelDescription { tokenizer, max_prompt_tokens, .. } = ModelSource::new(&config.model).describe()?;
+        let ModelDescription { tokenizer, max_prompt_tokens, .. } =
+            ModelSource::new(&config.model).describe()?;
         for (index, line) in input.lines().enumerate() {
             let number = index + 1;
             let line = line.with_context(|| format!("stdin, line {number}"))?;
-            let prompt: String =
-                serde_json::from_str(&line).with_context(|| format!("stdin, line {number}: expected a JSON string"))?;
+            let prompt: String = serde_json::from_str(&line)
+                .with_context(|| format!("stdin, line {number}: expected a JSON string"))?;
             let tokens = tokenizer.encode(&prompt, max_prompt_tokens);
             let answer = Line { ids: tokens.ids, untruncated_len: tokens.untruncated_len };
             serde_json::to_writer(&mut *output, &answer)?;

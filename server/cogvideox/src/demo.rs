@@ -11,7 +11,7 @@ use crate::description::ModelDescription;
 use crate::pipeline::{CogVideoXPipeline, Components};
 use crate::pipeline_config::PipelineClass;
 use crate::scheduler::{PredictionType, Scheduler, SchedulerConfig, SchedulerKind, TimestepSpacing};
-use crate::text_encoder::{T5Config, T5EncoderModel};
+use crate::text_encoder::{T5EncoderModel, tiny_t5_config};
 use crate::tokenizer::Tokenizer;
 use crate::transformer::{CogVideoXTransformer3DModel, TransformerConfig};
 use crate::vae::{AutoencoderKlCogVideoX, VaeConfig};
@@ -80,7 +80,7 @@ impl CogVideoXPipeline {
         let text_weights = Weights::random(1);
         let transformer_weights = Weights::random(2);
         let vae_weights = Weights::random(3);
-        let text_config = T5Config::tiny(TEXT_EMBED_DIM);
+        let text_config = tiny_t5_config(TEXT_EMBED_DIM);
         let components = Components {
             text_encoder: T5EncoderModel::from_weights(text_config, &text_weights.root(dtype, device))?,
             transformer: CogVideoXTransformer3DModel::from_weights(

@@ -1,8 +1,8 @@
 //! torch's CPU random generator, number for number: seed 42 here is seed 42 there.
 //!
 //! `torch.Generator().manual_seed(seed)` is an MT19937 seeded with the seed's low 32 bits; `torch.randn` draws from
-//! it in one way for fewer than 16 elements and in another for more (ATen's `DistributionTemplates.h`). Halves round
-//! after every operation, as ATen's `c10::Half` and `c10::BFloat16` do. Knows nothing of latents or devices: tensors
+//! it in one way for fewer than 16 elements and in another for more (torch's `DistributionTemplates.h`). Halves round
+//! after every operation, as torch's `c10::Half` and `c10::BFloat16` do. Knows nothing of latents or devices: tensors
 //! are made on the CPU.
 
 use candle_core::{DType, Device, Shape, Tensor};
@@ -12,7 +12,7 @@ use crate::{Error, Result};
 
 const N: usize = 624;
 const M: usize = 397;
-/// ATen transforms uniform numbers in blocks of this many; smaller tensors take the scalar path.
+/// torch transforms uniform numbers in blocks of this many; smaller tensors take the scalar path.
 const BLOCK: usize = 16;
 
 /// The state of `torch.Generator("cpu")`.
@@ -67,7 +67,7 @@ impl Generator {
         for block in data.chunks_exact_mut(BLOCK) {
             box_muller(block);
         }
-        if n % BLOCK != 0 {
+        if !n.is_multiple_of(BLOCK) {
             // The incomplete block is made by drawing the last 16 places anew, over already transformed ones.
             let tail = &mut data[n - BLOCK..];
             tail.fill_with(|| T::uniform(self));
@@ -76,7 +76,7 @@ impl Generator {
         data
     }
 
-    /// One draw of ATen's `normal_distribution<double>`.
+    /// One draw of torch's `normal_distribution<double>`.
     fn next_normal(&mut self) -> f64 {
         if let Some(cached) = self.cached_normal.take() {
             return cached;
@@ -119,12 +119,12 @@ fn box_muller<T: Real>(block: &mut [T]) {
     }
 }
 
-/// An element type with ATen's arithmetic.
+/// An element type with torch's arithmetic.
 trait Real: Copy {
     fn from_f64(x: f64) -> Self;
     /// One draw of `uniform_real_distribution` over [0, 1).
     fn uniform(generator: &mut Generator) -> Self;
-    /// Box-Muller with ATen's rounding.
+    /// Box-Muller with torch's rounding.
     fn pair(u1: Self, u2: Self) -> (Self, Self);
 }
 
@@ -134,9 +134,9 @@ impl Real for f64 {
     }
 
     fn uniform(generator: &mut Generator) -> Self {
+        const MANTISSA: u64 = (1 << 53) - 1;
         let high = u64::from(generator.next_u32());
         let low = u64::from(generator.next_u32());
-        const MANTISSA: u64 = (1 << 53) - 1;
         (((high << 32) | low) & MANTISSA) as f64 * 2.0_f64.powi(-53)
     }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
+use crate::scheduler::SchedulerKind;
 use crate::{Error, Result};
 
 /// The pipelines that this crate runs.
@@ -23,8 +24,8 @@ pub enum PipelineClass {
 #[derive(Clone, Debug)]
 pub(crate) struct PipelineIndex {
     pub(crate) class: PipelineClass,
-    /// diffusers builds the scheduler of this class from `scheduler_config.json`, whatever class that file names.
-    pub(crate) scheduler_class: String,
+    /// diffusers builds a scheduler of this class from `scheduler_config.json`, whatever class that file names.
+    pub(crate) scheduler: SchedulerKind,
 }
 
 impl PipelineIndex {
@@ -49,9 +50,9 @@ impl PipelineIndex {
         component(&path, &object, "text_encoder", &["T5EncoderModel"])?;
         component(&path, &object, "transformer", &["CogVideoXTransformer3DModel"])?;
         component(&path, &object, "vae", &["AutoencoderKLCogVideoX"])?;
-        let schedulers = ["CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"];
-        let scheduler_class = component(&path, &object, "scheduler", &schedulers)?.to_owned();
-        Ok(Self { class, scheduler_class })
+        let scheduler = component(&path, &object, "scheduler", &SchedulerKind::CLASS_NAMES)?;
+        let scheduler = SchedulerKind::of_class(scheduler).expect("component accepts only these classes");
+        Ok(Self { class, scheduler })
     }
 }
 

@@ -8,122 +8,106 @@
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use candle_transformers::models::t5::Config as T5Config;
 use half::f16;
-use serde::Deserialize;
+use serde_json::json;
 
 use crate::ops::linear::Linear;
 use crate::ops::t5::{PositionBias, RmsNorm, attention, gated_gelu};
 use crate::ops::{from_f32, with_f32};
-use crate::pipeline_config::read_config;
+use crate::pipeline_config::read_object;
 use crate::weights::{TRANSFORMERS_STEM, WeightScope, Weights};
 use crate::{Error, Result};
 
 /// Far above any T5's, so that products of sizes cannot overflow.
 const MAX_SIZE: usize = 1 << 24;
 
-/// `text_encoder/config.json`, with the defaults of transformers' `T5Config`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default)]
-pub(crate) struct T5Config {
-    model_type: String,
-    vocab_size: usize,
-    d_model: usize,
-    d_kv: usize,
-    d_ff: usize,
-    num_layers: usize,
-    num_heads: usize,
-    relative_attention_num_buckets: usize,
-    relative_attention_max_distance: usize,
-    layer_norm_epsilon: f64,
-    feed_forward_proj: String,
-    /// transformers derives these two from `feed_forward_proj`, but a file that states them wins.
-    dense_act_fn: Option<String>,
-    is_gated_act: Option<bool>,
+/// Reads `text_encoder/config.json`; keys that it lacks take the defaults of transformers' `T5Config`, which candle's
+/// own reader does not know.
+fn read_t5_config(path: &Path) -> Result<T5Config> {
+    let file = read_object(path)?;
+    let texts = [
+        ("model_type", "t5"),
+        ("feed_forward_proj", "gated-gelu"),
+        // transformers derives the activation from `feed_forward_proj`, but a file that states it wins.
+        ("dense_act_fn", "gelu_new"),
+    ];
+    for (key, expected) in texts {
+        if let Some(found) = file.get(key).filter(|found| found.as_str() != Some(expected)) {
+            return Err(Error::config(path, format!("{key}: expected {expected}, found {found}")));
+        }
+    }
+    if let Some(found) = file.get("is_gated_act").filter(|found| found.as_bool() != Some(true)) {
+        return Err(Error::config(path, format!("is_gated_act: expected true, found {found}")));
+    }
+    let serde_json::Value::Object(mut object) = json!({
+        "vocab_size": 32_128, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8,
+        "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128, "dropout_rate": 0.1,
+        "layer_norm_epsilon": 1e-6, "initializer_factor": 1.0, "feed_forward_proj": "relu",
+        "is_encoder_decoder": true, "pad_token_id": 0, "eos_token_id": 1,
+    }) else {
+        unreachable!("an object literal");
+    };
+    object.extend(file);
+    let config: T5Config =
+        serde_path_to_error::deserialize(serde_json::Value::Object(object)).map_err(|e| {
+            let (key, problem) = (e.path().to_string(), e.into_inner());
+            Error::config(path, format!("{key}: {problem}"))
+        })?;
+    check_t5_config(&config).map_err(|message| Error::config(path, message))?;
+    Ok(config)
 }
 
-impl Default for T5Config {
-    fn default() -> Self {
-        Self {
-            model_type: "t5".to_owned(),
-            vocab_size: 32_128,
-            d_model: 512,
-            d_kv: 64,
-            d_ff: 2048,
-            num_layers: 6,
-            num_heads: 8,
-            relative_attention_num_buckets: 32,
-            relative_attention_max_distance: 128,
-            layer_norm_epsilon: 1e-6,
-            feed_forward_proj: "relu".to_owned(),
-            dense_act_fn: None,
-            is_gated_act: None,
-        }
+fn check_t5_config(config: &T5Config) -> std::result::Result<(), String> {
+    if !config.feed_forward_proj.gated {
+        return Err("feed_forward_proj: expected gated-gelu, found relu, transformers' default".to_owned());
+    }
+    let numbers = [
+        ("vocab_size", config.vocab_size, 1),
+        ("d_model", config.d_model, 1),
+        ("d_kv", config.d_kv, 1),
+        ("d_ff", config.d_ff, 1),
+        ("num_heads", config.num_heads, 1),
+        // Half of them for each direction, and half of those for exact distances.
+        ("relative_attention_num_buckets", config.relative_attention_num_buckets, 4),
+        (
+            "relative_attention_max_distance",
+            config.relative_attention_max_distance,
+            config.relative_attention_num_buckets / 4 + 1,
+        ),
+    ];
+    match numbers.into_iter().find(|(_, found, least)| !(*least..=MAX_SIZE).contains(found)) {
+        Some((key, found, least)) => Err(format!("{key}: expected {least} to {MAX_SIZE}, found {found}")),
+        None => Ok(()),
     }
 }
 
-impl T5Config {
-    /// A small one over the published vocabulary, for the demo model.
-    pub(crate) fn tiny(d_model: usize) -> Self {
-        let (d_kv, d_ff) = (d_model / 4, 2 * d_model);
-        Self { d_model, d_kv, d_ff, num_heads: 4, num_layers: 2, ..Self::default() }
+/// A small one over the published vocabulary, for the demo model.
+pub(crate) fn tiny_t5_config(d_model: usize) -> T5Config {
+    T5Config {
+        d_model,
+        d_kv: d_model / 4,
+        d_ff: 2 * d_model,
+        num_heads: 4,
+        num_layers: 2,
+        ..T5Config::default()
     }
+}
 
-    fn read(path: &Path) -> Result<Self> {
-        let config: Self = read_config(path, &["T5EncoderModel"])?.config;
-        let texts = [
-            ("model_type", Some(config.model_type.as_str()), "t5"),
-            ("feed_forward_proj", Some(config.feed_forward_proj.as_str()), "gated-gelu"),
-            ("dense_act_fn", config.dense_act_fn.as_deref(), "gelu_new"),
-        ];
-        for (key, found, expected) in texts {
-            if found.is_some_and(|found| found != expected) {
-                let found = found.unwrap_or_default();
-                return Err(Error::config(path, format!("{key}: expected {expected}, found {found}")));
-            }
-        }
-        if config.is_gated_act == Some(false) {
-            return Err(Error::config(path, "is_gated_act: expected true, found false"));
-        }
-        let numbers = [
-            ("vocab_size", config.vocab_size, 1),
-            ("d_model", config.d_model, 1),
-            ("d_kv", config.d_kv, 1),
-            ("d_ff", config.d_ff, 1),
-            ("num_heads", config.num_heads, 1),
-            // Half of them for each direction, and half of those for exact distances.
-            ("relative_attention_num_buckets", config.relative_attention_num_buckets, 4),
-            (
-                "relative_attention_max_distance",
-                config.relative_attention_max_distance,
-                config.relative_attention_num_buckets / 4 + 1,
-            ),
-        ];
-        for (key, found, least) in numbers {
-            if !(least..=MAX_SIZE).contains(&found) {
-                return Err(Error::config(
-                    path,
-                    format!("{key}: expected {least} to {MAX_SIZE}, found {found}"),
-                ));
-            }
-        }
-        Ok(config)
+/// `T5Attention._relative_position_bucket` of a bidirectional encoder; `distance` is key minus query.
+fn bucket(config: &T5Config, distance: isize) -> usize {
+    let buckets = config.relative_attention_num_buckets / 2;
+    let exact = buckets / 2;
+    let first = if distance > 0 { buckets } else { 0 };
+    let distance = distance.unsigned_abs();
+    if distance < exact {
+        return first + distance;
     }
-
-    /// `T5Attention._relative_position_bucket` of a bidirectional encoder; `distance` is key minus query.
-    fn bucket(&self, distance: isize) -> usize {
-        let buckets = self.relative_attention_num_buckets / 2;
-        let exact = buckets / 2;
-        let first = if distance > 0 { buckets } else { 0 };
-        let distance = distance.unsigned_abs();
-        if distance < exact {
-            return first + distance;
-        }
-        // In f32 and in this order: at powers of two the quotient is a hair from an integer.
-        let ln_range = (self.relative_attention_max_distance as f64 / exact as f64).ln() as f32;
-        let octaves = (distance as f32 / exact as f32).ln() / ln_range;
-        let large = exact + (octaves * (buckets - exact) as f32) as usize;
-        first + large.min(buckets - 1)
-    }
+    // In f32 and in this order: at powers of two the quotient is a hair from an integer.
+    let ln_range = (config.relative_attention_max_distance as f64 / exact as f64).ln() as f32;
+    let octaves = (distance as f32 / exact as f32).ln() / ln_range;
+    let large = exact + (octaves * (buckets - exact) as f32) as usize;
+    first + large.min(buckets - 1)
 }
 
 /// The text encoder of a pipeline.
@@ -145,7 +129,7 @@ impl T5EncoderModel {
     /// [`Error::Config`] for a `config.json` of another architecture; the weight errors of [`Error`] for files that
     /// do not fit it.
     pub fn load(dir: &Path, dtype: DType, device: &Device) -> Result<Self> {
-        let config = T5Config::read(&dir.join("config.json"))?;
+        let config = read_t5_config(&dir.join("config.json"))?;
         let weights = Weights::open(dir, TRANSFORMERS_STEM)?;
         let model = Self::from_weights(config, &weights.root(dtype, device))?;
         weights.finish()?;
@@ -211,7 +195,7 @@ impl T5EncoderModel {
         let reach = tokens as isize - 1;
         let by_distance = (0..self.config.num_heads)
             .flat_map(|head| {
-                (-reach..=reach).map(move |d| self.relative_attention_bias[self.config.bucket(d)][head])
+                (-reach..=reach).map(move |d| self.relative_attention_bias[bucket(&self.config, d)][head])
             })
             .collect();
         PositionBias { by_distance, tokens }

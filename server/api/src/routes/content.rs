@@ -19,7 +19,7 @@ use tokio_util::io::ReaderStream;
 use crate::error::{Code, Error, Result, ascii};
 use crate::fields::{Fields, quoted};
 use crate::openapi::ContentErrors;
-use crate::query::{Query, VideoPath};
+use crate::query::{Query, VideoPath, VideoPathParams};
 use crate::state::AppState;
 
 const CHUNK_BYTES: usize = 64 << 10;
@@ -33,17 +33,17 @@ const CHUNK_BYTES: usize = 64 << 10;
     tag = "videos",
     operation_id = "download_video",
     params(
-        ("video_id" = String, Path, description = "Id of the video."),
+        VideoPathParams,
         ("variant" = Option<Variant>, Query, description = "`video`, the default, is the only one made so far."),
         ("download" = Option<Download>, Query, description = "0 to have browsers play it instead of saving it."),
     ),
     responses(
-        (status = OK, description = "The MP4.", content_type = "video/mp4", body = Vec<u8>, headers(
+        (status = OK, description = "The MP4.", content_type = "video/mp4", body = Mp4, headers(
             ("etag" = String, description = "SHA-256 of the file."),
             ("accept-ranges" = String, description = "`bytes`."),
             ("content-disposition" = String, description = "A file name."),
         )),
-        (status = PARTIAL_CONTENT, description = "The bytes asked for.", content_type = "video/mp4", body = Vec<u8>, headers(
+        (status = PARTIAL_CONTENT, description = "The bytes asked for.", content_type = "video/mp4", body = Mp4, headers(
             ("content-range" = String, description = "Which bytes these are."),
             ("etag" = String, description = "SHA-256 of the file."),
         )),
@@ -99,7 +99,7 @@ fn stream(file: impl AsyncRead + Send + 'static) -> Body {
     tag = "videos",
     operation_id = "download_video_headers",
     params(
-        ("video_id" = String, Path, description = "Id of the video."),
+        VideoPathParams,
         ("variant" = Option<Variant>, Query, description = "`video`, the default, is the only one made so far."),
         ("download" = Option<Download>, Query, description = "0 to have browsers play it instead of saving it."),
     ),
@@ -128,6 +128,12 @@ pub(crate) async fn head(
     headers.insert(header::CONTENT_LENGTH, output.bytes.into());
     Ok(headers.into_response())
 }
+
+/// An MP4 file.
+#[derive(utoipa::ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "documents the body, which is streamed")]
+pub(crate) struct Mp4(Vec<u8>);
 
 /// The parts of a video's content.
 #[derive(utoipa::ToSchema)]
@@ -163,7 +169,7 @@ async fn prepare(state: &AppState, id: VideoId, mut fields: Fields) -> Result<(O
             return Err(Error::param(Code::UnknownVariant, "variant", message));
         }
     }
-    let disposition = if fields.integer("download", 0..=1, Code::InvalidType)?.unwrap_or(1) == 0 {
+    let disposition = if fields.integer("download", &(0..=1), Code::InvalidType)?.unwrap_or(1) == 0 {
         "inline"
     } else {
         "attachment"

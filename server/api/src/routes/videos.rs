@@ -13,7 +13,7 @@ use crate::create::{CreateVideoRequest, Door};
 use crate::error::{Code, Error, Result, ascii};
 use crate::fields::{Fields, quoted};
 use crate::openapi::{CancelErrors, CreateErrors, DeleteErrors, ListErrors, LookupErrors, UnsupportedErrors};
-use crate::query::{Query, VideoPath};
+use crate::query::{Query, VideoPath, VideoPathParams};
 use crate::state::AppState;
 use crate::video::{Video, path, show};
 
@@ -112,7 +112,7 @@ pub(crate) enum ListTag {
     responses((status = OK, description = "A page of videos.", body = VideoList), ListErrors),
 )]
 pub(crate) async fn list(State(state): State<AppState>, Query(mut fields): Query) -> Result<Json<VideoList>> {
-    let limit = fields.integer("limit", 1..=100, Code::InvalidLimit)?.unwrap_or(20);
+    let limit = fields.integer("limit", &(1..=100), Code::InvalidLimit)?.unwrap_or(20);
     let order = match fields.string("order")?.as_deref() {
         None | Some("desc") => Order::Descending,
         Some("asc") => Order::Ascending,
@@ -168,7 +168,7 @@ pub(crate) enum SortOrder {
     path = "/v1/videos/{video_id}",
     tag = "videos",
     operation_id = "get_video",
-    params(("video_id" = String, Path, description = "Id of the video.")),
+    params(VideoPathParams),
     responses(
         (status = OK, description = "The video.", body = Video, headers(
             ("openai-poll-after-ms" = Option<u64>, description = "How often to poll, while it is not settled."),
@@ -193,7 +193,7 @@ pub(crate) async fn get(
     path = "/v1/videos/{video_id}/cancel",
     tag = "videos",
     operation_id = "cancel_video",
-    params(("video_id" = String, Path, description = "Id of the video.")),
+    params(VideoPathParams),
     responses((status = OK, description = "The video.", body = Video), CancelErrors),
 )]
 pub(crate) async fn cancel(State(state): State<AppState>, VideoPath(id): VideoPath) -> Result<Json<Video>> {
@@ -229,7 +229,7 @@ pub(crate) enum DeletedTag {
     path = "/v1/videos/{video_id}",
     tag = "videos",
     operation_id = "delete_video",
-    params(("video_id" = String, Path, description = "Id of the video.")),
+    params(VideoPathParams),
     responses((status = OK, description = "It is gone.", body = DeletedVideo), DeleteErrors),
 )]
 pub(crate) async fn delete(

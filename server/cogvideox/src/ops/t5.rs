@@ -110,7 +110,9 @@ fn biased_softmax(scores: &mut [f32], head: usize, bias: &PositionBias, rounding
                 }
                 let max = vector::max(row);
                 let sum = vector::exp_in_place(row, max);
-                row.iter_mut().for_each(|weight| *weight = rounding.round(*weight / sum));
+                for weight in row.iter_mut() {
+                    *weight = rounding.round(*weight / sum);
+                }
             }
         },
     );

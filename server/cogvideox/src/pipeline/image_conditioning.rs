@@ -8,7 +8,7 @@ use candle_core::{DType, Tensor};
 use super::postprocess::scaled;
 use super::{CogVideoXPipeline, Event, OnEvent, notify};
 use crate::Result;
-use crate::image::{RgbImage, preprocess};
+use crate::image::RgbImage;
 use crate::noise::Generator;
 use crate::params::{GenerationParams, LatentShape};
 use crate::vae::Tiling;
@@ -24,7 +24,7 @@ impl CogVideoXPipeline {
         generator: &mut Generator,
         on_event: &mut OnEvent<'_>,
     ) -> Result<Tensor> {
-        let pixels = preprocess(image, params.width, params.height)?.to_dtype(self.dtype)?;
+        let pixels = image.preprocess(params.width, params.height)?.to_dtype(self.dtype)?;
         let pixels = pixels.unsqueeze(2)?.to_device(&self.device)?;
         let mut check = |_| notify(on_event, Event::CheckPoint);
         let (mean, logvar) = self.components.vae.encode(&pixels, tiling, &mut check)?;

@@ -15,11 +15,19 @@ pub enum SchedulerKind {
 }
 
 impl SchedulerKind {
-    pub(super) const CLASS_NAMES: [&'static str; 2] = ["CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"];
+    pub(crate) const CLASS_NAMES: [&'static str; 2] = ["CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"];
 
-    /// Of one of [`Self::CLASS_NAMES`].
-    pub(super) fn of_class(class_name: &str) -> Self {
-        if class_name == "CogVideoXDPMScheduler" { Self::Dpm } else { Self::Ddim }
+    /// diffusers' class.
+    pub fn class_name(self) -> &'static str {
+        match self {
+            Self::Ddim => Self::CLASS_NAMES[0],
+            Self::Dpm => Self::CLASS_NAMES[1],
+        }
+    }
+
+    /// Of diffusers' class.
+    pub(crate) fn of_class(class_name: &str) -> Option<Self> {
+        [Self::Ddim, Self::Dpm].into_iter().find(|kind| kind.class_name() == class_name)
     }
 
     /// `ddim` or `dpm`, as [`FromStr`] reads it.

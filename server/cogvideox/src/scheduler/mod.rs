@@ -11,6 +11,7 @@ mod dpm;
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
+use half::{bf16, f16};
 
 pub use self::config::{PredictionType, SchedulerConfig, SchedulerKind, TimestepSpacing};
 use crate::noise::Generator;
@@ -28,15 +29,19 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// Reads `scheduler_config.json` in `dir`; `model_index_class` decides where the file names no class.
+    /// Reads `scheduler_config.json` in `dir`.
+    ///
+    /// A pipeline walks it with the solver that its `model_index.json` names ([`Self::with_kind`]), as diffusers does;
+    /// the class in the file itself counts only for a scheduler on its own, and without one that is DDIM.
     ///
     /// # Errors
     /// [`Error::Io`] without the file; [`Error::Config`] for another class, or for a setting that this crate does not
     /// implement.
-    pub(crate) fn load(dir: &Path, model_index_class: &str) -> Result<Self> {
+    pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join("scheduler_config.json");
         let read = read_config::<SchedulerConfig>(&path, &SchedulerKind::CLASS_NAMES)?;
-        let kind = SchedulerKind::of_class(read.class_name.as_deref().unwrap_or(model_index_class));
+        let kind =
+            read.class_name.as_deref().and_then(SchedulerKind::of_class).unwrap_or(SchedulerKind::Ddim);
         read.config.check().map_err(|message| Error::config(&path, message))?;
         Ok(Self::new(kind, read.config))
     }
@@ -184,7 +189,15 @@ impl Schedule<'_> {
 
 /// A coefficient times a tensor, computed in `f32`, rounded to the tensor's dtype and returned as `f32`: a 0-dim
 /// `f64` tensor times a tensor in PyTorch, ready to be added to an `f32` tensor.
+///
+/// PyTorch's CPU kernel rounds the coefficient itself to the tensor's dtype first (when it stands on the left, as it
+/// does throughout diffusers' schedulers); its CUDA kernel does not. Measured with torch 2.9.1.
 fn scaled(x: &Tensor, coefficient: f64) -> Result<Tensor> {
+    let coefficient = match x.dtype() {
+        DType::F16 if x.device().is_cpu() => f16::from_f32(coefficient as f32).to_f64(),
+        DType::BF16 if x.device().is_cpu() => bf16::from_f32(coefficient as f32).to_f64(),
+        _ => coefficient,
+    };
     let y = x.to_dtype(DType::F32)?.affine(coefficient, 0.0)?;
     Ok(y.to_dtype(x.dtype())?.to_dtype(DType::F32)?)
 }

@@ -17,7 +17,8 @@ use crate::{Error, Result};
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Segment<'a> {
     Text(&'a str),
-    Added(u32),
+    /// As it stands in the text.
+    Added(&'a str),
 }
 
 /// A token that is found in the text as it stands, before normalisation.
@@ -33,9 +34,9 @@ struct AddedToken {
 
 #[derive(Debug)]
 pub(super) struct AddedTokens {
-    tokens: HashMap<u32, AddedToken>,
+    ids: HashMap<Vec<u8>, u32>,
     /// The longest first.
-    ids_by_content: Vec<(String, u32)>,
+    tokens: Vec<AddedToken>,
     split_special_tokens: bool,
     pub(super) legacy: bool,
     pub(super) add_prefix_space: bool,
@@ -82,7 +83,7 @@ impl TokenJson {
 /// `special_tokens_map.json`, whose keys `tokenizer_config.json` has too.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct SpecialTokens {
+struct SpecialTokensMap {
     eos_token: Option<TokenJson>,
     unk_token: Option<TokenJson>,
     pad_token: Option<TokenJson>,
@@ -101,7 +102,7 @@ struct TokenizerConfig {
     truncation_side: Option<String>,
     added_tokens_decoder: Option<BTreeMap<u32, TokenJson>>,
     #[serde(flatten)]
-    special: SpecialTokens,
+    special: SpecialTokensMap,
 }
 
 /// What the JSON files say, once they are reconciled.
@@ -120,7 +121,7 @@ impl Settings {
         let mut added = BTreeMap::new();
         // Since transformers 4.34 everything stands in tokenizer_config.json; the other files are for older readers.
         if config.added_tokens_decoder.is_none() {
-            let map: SpecialTokens = read_json(&dir.join("special_tokens_map.json"))?.unwrap_or_default();
+            let map: SpecialTokensMap = read_json(&dir.join("special_tokens_map.json"))?.unwrap_or_default();
             config.special.merge(map);
             added = read_json(&dir.join("added_tokens.json"))?.unwrap_or_default();
         }
@@ -140,7 +141,7 @@ impl Settings {
     }
 }
 
-impl SpecialTokens {
+impl SpecialTokensMap {
     /// `map` wins, except that additional tokens accumulate.
     fn merge(&mut self, map: Self) {
         self.eos_token = map.eos_token.or(self.eos_token.take());
@@ -221,19 +222,20 @@ impl AddedTokens {
             registry.set(id, AddedToken { special: true, ..token.token() });
         }
 
-        let by_content: HashMap<String, u32> =
-            registry.0.iter().map(|(id, token)| (token.content.clone(), *id)).collect();
+        let ids: HashMap<Vec<u8>, u32> =
+            registry.0.iter().map(|(id, token)| (token.content.clone().into_bytes(), *id)).collect();
         let id_of = |token: &TokenJson| {
-            let content = token.content();
-            by_content.get(content).copied().unwrap_or_else(|| unigram.id(content.as_bytes()))
+            let content = token.content().as_bytes();
+            ids.get(content).copied().unwrap_or_else(|| unigram.id(content))
         };
         let (eos_id, pad_id) = (id_of(&eos), id_of(&pad));
-        let mut ids_by_content: Vec<(String, u32)> = by_content.into_iter().collect();
-        ids_by_content.retain(|(content, _)| !content.is_empty());
-        ids_by_content.sort_by_key(|(content, _)| std::cmp::Reverse(content.len()));
+        let by_id = registry.0.into_iter().filter(|(id, t)| ids.get(t.content.as_bytes()) == Some(id));
+        let mut tokens: Vec<AddedToken> =
+            by_id.map(|(_, token)| token).filter(|token| !token.content.is_empty()).collect();
+        tokens.sort_by_key(|token| std::cmp::Reverse(token.content.len()));
         Ok(Self {
-            tokens: registry.0.into_iter().collect(),
-            ids_by_content,
+            ids,
+            tokens,
             split_special_tokens: config.split_special_tokens.unwrap_or(false),
             legacy: settings.is_legacy(),
             add_prefix_space: config.add_prefix_space.unwrap_or(true),
@@ -243,13 +245,14 @@ impl AddedTokens {
         })
     }
 
-    /// The id of a piece that is spelled as an added token.
-    pub(super) fn id(&self, piece: &[u8]) -> Option<u32> {
-        self.ids_by_content.iter().find(|(content, _)| content.as_bytes() == piece).map(|(_, id)| *id)
+    /// The id of a token that is spelled as an added one.
+    pub(super) fn id(&self, token: &[u8]) -> Option<u32> {
+        self.ids.get(token).copied()
     }
 
-    pub(super) fn is_special(&self, id: u32) -> bool {
-        self.tokens.get(&id).is_some_and(|token| token.special)
+    /// Whether a token is spelled as a special one.
+    pub(super) fn is_special(&self, token: &[u8]) -> bool {
+        self.tokens.iter().any(|added| added.special && added.content.as_bytes() == token)
     }
 
     /// Cuts the added tokens out of a text, with the whitespace that they take along.
@@ -260,8 +263,8 @@ impl AddedTokens {
         let mut segments = Vec::new();
         let mut rest = text;
         let mut strip_next = false;
-        while let Some((begin, len, id)) = self.find(rest) {
-            let token = &self.tokens[&id];
+        while let Some((begin, token)) = self.find(rest) {
+            let end = begin + token.content.len();
             let mut before = &rest[..begin];
             if strip_next {
                 before = before.trim_start_matches(is_python_space);
@@ -272,9 +275,9 @@ impl AddedTokens {
             if !before.is_empty() {
                 segments.push(Segment::Text(before));
             }
-            segments.push(Segment::Added(id));
+            segments.push(Segment::Added(&rest[begin..end]));
             strip_next = token.rstrip;
-            rest = &rest[begin + len..];
+            rest = &rest[end..];
         }
         if strip_next {
             rest = rest.trim_start_matches(is_python_space);
@@ -286,11 +289,10 @@ impl AddedTokens {
     }
 
     /// The first added token in a text, the longest of those that begin there.
-    fn find(&self, text: &str) -> Option<(usize, usize, u32)> {
+    fn find(&self, text: &str) -> Option<(usize, &AddedToken)> {
         text.char_indices().find_map(|(begin, _)| {
             let tail = &text[begin..];
-            let (content, id) = self.ids_by_content.iter().find(|(content, _)| tail.starts_with(content))?;
-            Some((begin, content.len(), *id))
+            Some((begin, self.tokens.iter().find(|token| tail.starts_with(&token.content))?))
         })
     }
 }
@@ -345,7 +347,7 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(Error::io(path, source)),
     };
-    let json = serde_json::from_str(&text)
-        .map_err(|e| Error::Tokenizer { path: path.to_owned(), message: e.to_string() })?;
+    let json = serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(&text));
+    let json = json.map_err(|e| Error::Tokenizer { path: path.to_owned(), message: e.to_string() })?;
     Ok(Some(json))
 }

@@ -4,7 +4,8 @@
 //! `tokenizers` crate would need is not exact: it normalises by grapheme where sentencepiece takes the longest rule,
 //! and scores words in `f64` where sentencepiece sums a whole sentence in `f32`; 7 % of awkward prompts come out
 //! differently. So sentencepiece's unigram encoder is written out here: [`proto`] reads the file, [`normalizer`] and
-//! [`unigram`] are its two stages, [`added_tokens`] is transformers' layer above. Must not know the text encoder.
+//! [`unigram`] are its two stages, [`added_tokens`] is transformers' layer above; truncation and padding, which agree,
+//! are the crate's. Must not know the text encoder.
 
 mod added_tokens;
 mod normalizer;
@@ -12,6 +13,8 @@ mod proto;
 mod unigram;
 
 use std::path::Path;
+
+use tokenizers::{Encoding, PaddingDirection, Token, TruncationDirection};
 
 use self::added_tokens::{AddedTokens, Segment, Settings};
 use self::normalizer::{Normalizer, SPACE_SYMBOL};
@@ -45,6 +48,10 @@ impl Tokenizer {
     /// asks for something that T5's tokenizer does not do.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join("spiece.model");
+        if !path.exists() && dir.join("tokenizer.json").exists() {
+            let message = "is missing; transformers 5 saves tokenizer.json alone, take this file from the published model";
+            return Err(Error::Tokenizer { path, message: message.to_owned() });
+        }
         let bytes = std::fs::read(&path).map_err(|source| Error::io(&path, source))?;
         Self::new(&path, &bytes, &Settings::read(dir)?)
     }
@@ -63,7 +70,7 @@ impl Tokenizer {
         if !settings.is_legacy() {
             model.normalizer.add_dummy_prefix = false;
         }
-        let normalizer = Normalizer::new(model.normalizer)
+        let normalizer = Normalizer::new(&model.normalizer)
             .map_err(|message| Error::Tokenizer { path: path.to_owned(), message })?;
         let unigram = Unigram::new(model.pieces)
             .map_err(|message| Error::Tokenizer { path: path.to_owned(), message })?;
@@ -73,50 +80,47 @@ impl Tokenizer {
 
     /// `tokenizer(text, padding="max_length", max_length=max_len, truncation=True)`.
     pub fn encode(&self, text: &str, max_len: usize) -> Tokens {
-        let mut ids = self.ids(text);
-        let mut whole_len = ids.len();
-        if ids.last() != Some(&self.added.eos_id) {
-            whole_len += 1;
-        }
+        let ids = self.ids(text);
+        let eos = |ids: &[u32]| ids.last() == Some(&self.added.eos_id);
+        let untruncated_len = ids.len() + usize::from(!eos(&ids));
+        let mut encoding = encoding_of(ids);
         // transformers makes room for </s> before it looks whether one is there already.
-        ids.truncate(max_len.saturating_sub(1));
-        if ids.last() != Some(&self.added.eos_id) {
-            ids.push(self.added.eos_id);
+        encoding.truncate(max_len.saturating_sub(1), 0, TruncationDirection::Right);
+        if !eos(encoding.get_ids()) {
+            encoding.merge_with(encoding_of(vec![self.added.eos_id]), false);
         }
-        ids.resize(max_len, self.added.pad_id);
-        Tokens { ids, untruncated_len: whole_len }
+        encoding.pad(max_len, self.added.pad_id, 0, "", PaddingDirection::Right);
+        Tokens { ids: encoding.get_ids().to_vec(), untruncated_len }
     }
 
     /// Without `</s>`, unless the text ends with it.
     fn ids(&self, text: &str) -> Vec<u32> {
+        let id = |token: &Vec<u8>| self.added.id(token).unwrap_or_else(|| self.unigram.id(token));
         if self.added.legacy || text.is_empty() {
-            return self.segment_ids(text);
+            return self.tokens(text).iter().map(id).collect();
         }
         let mut text = text.replace(SPACE_SYMBOL, " ");
         if self.added.add_prefix_space {
             text.insert_str(0, SPACE_SYMBOL);
         }
-        let ids = self.segment_ids(&text);
-        // The prefix alone before a special token is dropped again.
-        match ids.as_slice() {
-            [first, second, ..]
-                if *first == self.unigram.id(SPACE_SYMBOL.as_bytes()) && self.added.is_special(*second) =>
-            {
-                ids[1..].to_vec()
-            }
-            _ => ids,
-        }
+        let tokens = self.tokens(&text);
+        // A prefix that stands alone before a special token is dropped again.
+        let skip = match tokens.as_slice() {
+            [first, second, ..] => first == SPACE_SYMBOL.as_bytes() && self.added.is_special(second),
+            _ => false,
+        };
+        tokens.iter().skip(usize::from(skip)).map(id).collect()
     }
 
-    fn segment_ids(&self, text: &str) -> Vec<u32> {
-        let mut ids = Vec::new();
+    fn tokens(&self, text: &str) -> Vec<Vec<u8>> {
+        let mut tokens = Vec::new();
         for segment in self.added.split(text) {
             match segment {
-                Segment::Added(id) => ids.push(id),
-                Segment::Text(text) => ids.extend(self.pieces(text).iter().map(|piece| self.piece_id(piece))),
+                Segment::Added(token) => tokens.push(token.as_bytes().to_vec()),
+                Segment::Text(text) => tokens.extend(self.pieces(text)),
             }
         }
-        ids
+        tokens
     }
 
     fn pieces(&self, text: &str) -> Vec<Vec<u8>> {
@@ -133,8 +137,10 @@ impl Tokenizer {
         }
         pieces
     }
+}
 
-    fn piece_id(&self, piece: &[u8]) -> u32 {
-        self.added.id(piece).unwrap_or_else(|| self.unigram.id(piece))
-    }
+/// Ids as the `tokenizers` crate carries them; their texts are of no use here.
+fn encoding_of(ids: Vec<u32>) -> Encoding {
+    let tokens = ids.into_iter().map(|id| Token { id, value: String::new(), offsets: (0, 0) });
+    Encoding::from_tokens(tokens.collect(), 0)
 }

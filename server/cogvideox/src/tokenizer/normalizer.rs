@@ -21,7 +21,7 @@ pub(super) struct Normalizer {
 }
 
 impl Normalizer {
-    pub(super) fn new(spec: NormalizerSpec) -> Result<Self, String> {
+    pub(super) fn new(spec: &NormalizerSpec) -> Result<Self, String> {
         let (units, replacements) = decode_charsmap(&spec.precompiled_charsmap)?;
         Ok(Self {
             units,

@@ -1,5 +1,7 @@
 //! Seeds mean what they mean in torch.
 
+#![expect(clippy::unreadable_literal, reason = "numbers stand here as torch prints them")]
+
 use candle_core::{DType, Tensor};
 use cogvideox::Error;
 use cogvideox::noise::Generator;
@@ -62,6 +64,49 @@ fn an_odd_short_draw_keeps_its_second_number() {
     assert_eq!(tail[0], whole[5]);
     // torch: manual_seed(42), randn(5), randn(16), randn(3), all but the 16 in float64.
     assert_eq!(tail, [-0.18632829929177447, -0.9889598811465726, 0.9579717939599753]);
+}
+
+/// `torch.randn(12, generator=torch.Generator().manual_seed(11), dtype=...)`.
+#[test]
+fn short_half_draws_are_rounded_from_double() {
+    for (dtype, expected) in [
+        (
+            DType::F16,
+            [
+                0.73779296875,
+                1.9462890625,
+                -0.69970703125,
+                -1.302734375,
+                -0.51318359375,
+                -0.26953125,
+                0.2462158203125,
+                0.48388671875,
+                0.450439453125,
+                -0.95703125,
+                1.5009765625,
+                -0.3134765625,
+            ],
+        ),
+        (
+            DType::BF16,
+            [
+                0.73828125,
+                1.9453125,
+                -0.69921875,
+                -1.3046875,
+                -0.51171875,
+                -0.26953125,
+                0.24609375,
+                0.484375,
+                0.451171875,
+                -0.95703125,
+                1.5,
+                -0.314453125,
+            ],
+        ),
+    ] {
+        assert_eq!(values(&Generator::seed(11).randn(12, dtype).unwrap()), expected, "{dtype:?}");
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ fn params(golden: &Golden, run: &serde_json::Value) -> GenerationParams {
     let image = golden.has("image.u8").then(|| {
         let image = golden.get("image.u8");
         let (height, width, _) = image.dims3().unwrap();
-        RgbImage { rgb: image.flatten_all().unwrap().to_vec1().unwrap(), width, height }
+        RgbImage::new(image.flatten_all().unwrap().to_vec1().unwrap(), width, height).unwrap()
     });
     GenerationParams {
         prompt: golden.json["prompts"][run["prompt"].as_str().unwrap()].as_str().unwrap().to_owned(),
@@ -185,7 +185,7 @@ fn parameters_out_of_range_name_their_field() {
     let golden = Golden::open("2b");
     let pipeline = load(&golden);
     let good = params(&golden, &golden.json["runs"]["static"]);
-    let image = Some(RgbImage { rgb: vec![0; 3], width: 1, height: 1 });
+    let image = Some(RgbImage::new(vec![0; 3], 1, 1).unwrap());
     let cases = [
         ("height", GenerationParams { height: 72, ..good.clone() }),
         ("width", GenerationParams { width: 0, ..good.clone() }),

@@ -1,0 +1,17 @@
+//! The HTTP face, called as a client calls it, over a real queue and a real store in a temporary folder. The worker
+//! is played by the tests.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+// For the one JSON of a whole video.
+#![recursion_limit = "256"]
+
+mod content;
+mod create;
+mod envelope;
+mod events;
+mod health;
+mod lifecycle;
+mod models;
+mod openapi;
+mod refusals;
+mod world;

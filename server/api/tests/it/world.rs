@@ -1,0 +1,201 @@
+//! A server without a socket: the router, what lies behind it, and a worker in the hands of the test.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use api::{
+    AppState, CountTokens, FrameLattice, Health, Limits, ModelCard, ModelCatalog, Scheduler, Size, StepRule,
+};
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, Method, Request, StatusCode, header};
+use http_body_util::BodyExt;
+use queue::{Claim, Clock, Output, Owner, Queue, QueueOptions, Timings};
+use serde_json::Value;
+use store::VideoStore;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tower::ServiceExt;
+
+pub(crate) const NOTICE: &str = "made with random weights";
+
+pub(crate) struct World {
+    pub(crate) router: Router,
+    pub(crate) queue: Queue,
+    pub(crate) store: VideoStore,
+    pub(crate) health: watch::Sender<Health>,
+    pub(crate) clock: Arc<TestClock>,
+    owner: Owner,
+    _folder: TempDir,
+}
+
+/// A clock that moves when told to.
+pub(crate) struct TestClock(AtomicI64);
+
+impl TestClock {
+    pub(crate) fn advance(&self, by: Duration) {
+        self.0.fetch_add(by.as_millis() as i64, Ordering::SeqCst);
+    }
+}
+
+impl Clock for TestClock {
+    fn now_ms(&self) -> i64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// A word is a token, and there is an end marker.
+struct Words;
+
+impl CountTokens for Words {
+    fn count(&self, prompt: &str) -> usize {
+        assert!(prompt != "make the tokenizer panic", "this test's tokenizer panics when asked to");
+        prompt.split_whitespace().count() + 1
+    }
+}
+
+pub(crate) fn text_to_video() -> ModelCard {
+    let default_size = Size { width: 720, height: 480 };
+    ModelCard {
+        id: "cogvideox-2b".to_owned(),
+        created: 1_722_816_000,
+        owned_by: "THUDM".to_owned(),
+        dtype: "f32".to_owned(),
+        supports_image: false,
+        default_size,
+        sizes: vec![default_size],
+        num_frames: FrameLattice { stride: 8, min: 9, max: 49 },
+        default_num_frames: 49,
+        fps: 8,
+        num_inference_steps: StepRule { default: 50, max: 100, refused: vec![6, 7] },
+        guidance_scale: 6.0,
+        use_dynamic_cfg: false,
+        scheduler: Scheduler::Ddim,
+        max_prompt_tokens: 226,
+        notice: Some(NOTICE.to_owned()),
+    }
+}
+
+fn image_to_video() -> ModelCard {
+    let num_frames = FrameLattice { stride: 8, min: 49, max: 49 };
+    ModelCard { id: "cogvideox-5b-i2v".to_owned(), supports_image: true, num_frames, ..text_to_video() }
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::with(Limits::default()).await
+    }
+
+    pub(crate) async fn with(limits: Limits) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Arc::new(TestClock(AtomicI64::new(1_700_000_000_500)));
+        let options = QueueOptions { capacity: 3, lease_ms: 60_000, max_attempts: 2 };
+        let queue = Queue::open(&folder.path().join("queue.db"), clock.clone(), options).await.unwrap();
+        let store = VideoStore::open(&folder.path().join("videos")).await.unwrap();
+        let (health, receiver) = watch::channel(Health::Ready);
+        let state = AppState {
+            queue: queue.clone(),
+            store: store.clone(),
+            catalog: Arc::new(ModelCatalog::new(text_to_video(), vec![image_to_video()])),
+            prompt_tokens: Arc::new(Words),
+            health: receiver,
+            limits,
+            clock: clock.clone(),
+        };
+        let router = api::router(state);
+        Self { router, queue, store, health, clock, owner: Owner::unique(), _folder: folder }
+    }
+
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes().to_vec();
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    pub(crate) async fn call(&self, method: Method, path: &str) -> Answer {
+        self.send(Request::builder().method(method).uri(path).body(Body::empty()).unwrap()).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.call(Method::GET, path).await
+    }
+
+    pub(crate) async fn post(&self, content_type: &str, body: impl Into<Body>) -> Answer {
+        let request = Request::post("/v1/videos").header(header::CONTENT_TYPE, content_type);
+        self.send(request.body(body.into()).unwrap()).await
+    }
+
+    pub(crate) async fn post_json(&self, body: Value) -> Answer {
+        self.post("application/json", body.to_string()).await
+    }
+
+    /// A queued video's id.
+    pub(crate) async fn queued(&self, prompt: &str) -> String {
+        let answer = self.post_json(serde_json::json!({ "prompt": prompt })).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+        answer.json()["id"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) async fn claim(&self) -> Claim {
+        self.queue.claim(&self.owner).await.unwrap().expect("a video waits")
+    }
+
+    /// A finished video's id.
+    pub(crate) async fn completed(&self, content: &[u8]) -> String {
+        let id = self.queued("a cat").await;
+        let claim = self.claim().await;
+        self.complete(&claim, content).await;
+        id
+    }
+
+    pub(crate) async fn complete(&self, claim: &Claim, content: &[u8]) {
+        let key = format!("{}.mp4", claim.video.id);
+        let stored = self.store.put(&key, content.to_vec()).await.unwrap();
+        let output = Output { key, bytes: stored.bytes, sha256: stored.sha256 };
+        self.queue.complete(&claim.lease, output, Timings::default()).await.unwrap();
+    }
+}
+
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).unwrap_or_else(|| panic!("no header {name}")).to_str().unwrap()
+    }
+
+    /// The error, after checking that it is the envelope and nothing else.
+    pub(crate) fn error(&self) -> Value {
+        assert_eq!(self.header("content-type"), "application/json");
+        assert!(!self.header("x-request-id").is_empty());
+        let body = self.json();
+        let keys: Vec<_> = body["error"].as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(keys, ["code", "message", "param", "type"]);
+        assert_eq!(body.as_object().unwrap().len(), 1);
+        assert!(!body["error"]["message"].as_str().unwrap().is_empty());
+        body["error"].clone()
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_refused(&self, status: u16, code: &str) {
+        assert_eq!(
+            (self.status.as_u16(), self.error()["code"].as_str().unwrap()),
+            (status, code),
+            "{}",
+            self.text()
+        );
+    }
+}
