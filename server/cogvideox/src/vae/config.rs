@@ -131,7 +131,7 @@ impl VaeConfig {
             ));
         }
         let ratio = self.temporal_compression_ratio;
-        if !(1.0..=(1 << 16) as f64).contains(&ratio) {
+        if !(1.0..=f64::from(1 << 16)).contains(&ratio) {
             return Err(format!("temporal_compression_ratio: expected at least 1, found {ratio}"));
         }
         Ok(())
