@@ -188,7 +188,7 @@ pub(crate) struct WeightScope<'a> {
     device: &'a Device,
 }
 
-impl<'a> WeightScope<'a> {
+impl WeightScope<'_> {
     /// The scope one name deeper: `scope.pp("attn1").pp("to_q")`.
     pub(crate) fn pp(&self, name: impl std::fmt::Display) -> Self {
         Self { prefix: self.full_name(name), ..self.clone() }
@@ -225,11 +225,6 @@ impl<'a> WeightScope<'a> {
     /// The dtype that tensors are converted to.
     pub(crate) fn dtype(&self) -> DType {
         self.dtype
-    }
-
-    /// Where tensors are placed.
-    pub(crate) fn device(&self) -> &'a Device {
-        self.device
     }
 
     fn full_name(&self, name: impl std::fmt::Display) -> String {
