@@ -18,6 +18,7 @@ use utoipa::{IntoResponses, OpenApi as _};
 use crate::error::{Code, ErrorEnvelope, X_REQUEST_ID};
 use crate::router::routes;
 use crate::routes::content::{Download, Variant};
+use crate::routes::events::{ProgressEvent, StageEvent, StreamError};
 use crate::routes::videos::SortOrder;
 
 #[derive(utoipa::OpenApi)]
@@ -28,8 +29,10 @@ use crate::routes::videos::SortOrder;
         (name = "models", description = "What the models of this server take."),
         (name = "health", description = "For whoever runs the server."),
     ),
-    // Those that only parameters and hand-made answers name.
-    components(schemas(ErrorEnvelope, SortOrder, Variant, Download)),
+    // Those that only parameters, refusals and events name.
+    components(schemas(
+        ErrorEnvelope, SortOrder, Variant, Download, StageEvent, ProgressEvent, StreamError,
+    )),
 )]
 struct Document;
 

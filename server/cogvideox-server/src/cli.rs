@@ -71,7 +71,7 @@ impl Cli {
             write!(stdio.stdout, "{}", api::openapi_yaml())?;
             return Ok(());
         }
-        let config = Config::load(LoadOptions { file: self.config, overrides: self.set }, environment)?;
+        let config = Config::load(&LoadOptions { file: self.config, overrides: self.set }, environment)?;
         match self.command {
             Command::Serve { .. } => serve::run(config)?,
             Command::Generate(generate) => generate.run(config, &mut stdio.stdout)?,

@@ -8,9 +8,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use api::{AppState, Health, Limits, ModelCatalog};
-use queue::{Owner, Queue, QueueOptions, SystemClock};
+use queue::{Queue, QueueOptions, SystemClock};
 use store::VideoStore;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -79,7 +79,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             })
             .into_future(),
     );
-    stop_signal().await?;
+    tokio::select! {
+        result = stop_signal() => result?,
+        // Nothing will be made any more: a supervisor's fresh start is worth more than a server that only refuses.
+        reason = failure(worker.ready.clone()) => bail!("{reason}"),
+    }
     tracing::info!("stopping; a second signal ends the process at once");
     tokio::spawn(exit_at_second_signal());
     // The worker first tells the door, through the health, that it takes no more.
@@ -95,7 +99,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Opens the job table and the store, and settles what an earlier process left behind.
+/// Opens the job table and the store, and sweeps what an earlier process left there; its videos are the worker's to
+/// rescue.
 async fn open_data(config: &Config) -> anyhow::Result<(Queue, VideoStore)> {
     let dir = &config.data_dir;
     std::fs::create_dir_all(dir).with_context(|| format!("{}: cannot be made", dir.display()))?;
@@ -105,8 +110,6 @@ async fn open_data(config: &Config) -> anyhow::Result<(Queue, VideoStore)> {
         max_attempts: config.queue.max_attempts.get(),
     };
     let queue = Queue::open(&dir.join(QUEUE_FILE), Arc::new(SystemClock), options).await?;
-    let rescued = queue.rescue(&Owner::unique()).await?;
-    tracing::info!(?rescued, "videos of an earlier process");
     let store = VideoStore::open(&dir.join(VIDEOS_DIR)).await?;
     let known: HashSet<String> = queue.output_keys().await?.into_iter().collect();
     let swept = store.sweep(known).await?;
@@ -163,6 +166,14 @@ fn health(mut ready: watch::Receiver<Readiness>) -> watch::Receiver<Health> {
         }
     });
     health
+}
+
+/// Waits until the worker has failed for good.
+async fn failure(mut ready: watch::Receiver<Readiness>) -> String {
+    match ready.wait_for(|readiness| matches!(readiness, Readiness::Failed(_))).await.as_deref() {
+        Ok(Readiness::Failed(reason)) => reason.clone(),
+        _ => "the worker is gone".to_owned(),
+    }
 }
 
 async fn stop_signal() -> anyhow::Result<()> {

@@ -212,18 +212,25 @@ impl Queue {
             )
             .bind(inner.clock.now_ms())
             .bind(id.to_string());
-            let Some(row) = one(&query.fetch_all(&mut *writer).await?)? else { return Ok(false) };
+            let running = inner.hub.running();
+            let Some(mut row) = one(&query.fetch_all(&mut *writer).await?)? else { return Ok(None) };
+            if let Some(running) = running.get(&id) {
+                running.lay_over(&mut row);
+            }
             if row.video.status == Status::Cancelled {
                 inner.hub.settled(&row.video);
             } else {
                 inner.hub.cancelling(&row.video);
             }
-            Ok(true)
+            Ok(Some(row.video))
         });
-        let changed = changed.await?;
-        let video = self.get(id).await?;
-        tracing::info!(job.id = %id, job.status = %video.status, changed, "cancel requested");
-        Ok(video)
+        match changed.await? {
+            Some(video) => {
+                tracing::info!(job.id = %id, job.status = %video.status, "cancel requested");
+                Ok(video)
+            }
+            None => self.get(id).await,
+        }
     }
 
     /// Removes a settled video and returns it as it was, so that its file can be removed too.

@@ -17,61 +17,89 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{Object, ObjectBuilder, OneOfBuilder, Schema, Type};
+use utoipa::openapi::{Ref, RefOr};
 
 use crate::error::{Code, Result};
 use crate::openapi::LookupErrors;
 use crate::query::{VideoPath, VideoPathParams};
 use crate::state::{AppState, Health};
-use crate::video::{Video, VideoStage, eta_seconds, show};
+use crate::video::{VideoStage, eta_seconds, show};
 
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const RECONNECT_AFTER: Duration = Duration::from_secs(3);
 
-/// One event of the stream: its name in `event`, its data, as JSON, in `data`.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-#[serde(tag = "event", content = "data")]
-pub(crate) enum VideoEvent {
-    /// The video as it is: first of all, and again after events were lost to a slow reader.
-    #[serde(rename = "video.snapshot")]
-    Snapshot(Box<Video>),
-    /// The worker began it.
-    #[serde(rename = "video.started")]
-    Started(Box<Video>),
-    /// The worker gave it back; it waits again.
-    #[serde(rename = "video.queued")]
-    Queued(Box<Video>),
-    /// It is to be stopped.
-    #[serde(rename = "video.cancelling")]
-    Cancelling(Box<Video>),
-    /// The worker does something else now.
-    #[serde(rename = "video.stage")]
-    Stage(StageEvent),
-    /// A denoising step is done, or a part of another stage.
-    #[serde(rename = "video.progress")]
-    Progress(ProgressEvent),
-    /// The file can be downloaded; the stream ends.
-    #[serde(rename = "video.completed")]
-    Completed(Box<Video>),
-    /// It could not be made; the stream ends.
-    #[serde(rename = "video.failed")]
-    Failed(Box<Video>),
-    /// It was stopped; the stream ends.
-    #[serde(rename = "video.cancelled")]
-    Cancelled(Box<Video>),
-    /// The stream ends before the video does; connect again.
-    #[serde(rename = "error")]
-    Error(StreamError),
+/// One sort of event: its name, what it means and the schema of its data.
+struct Kind {
+    name: &'static str,
+    meaning: &'static str,
+    data: &'static str,
 }
 
+const fn kind(name: &'static str, meaning: &'static str, data: &'static str) -> Kind {
+    Kind { name, meaning, data }
+}
+
+const SNAPSHOT: Kind =
+    kind("video.snapshot", "The video as it is: first of all, and again after events were lost.", "Video");
+const STARTED: Kind = kind("video.started", "The worker began it.", "Video");
+const QUEUED: Kind = kind("video.queued", "The worker gave it back; it waits again.", "Video");
+const CANCELLING: Kind = kind("video.cancelling", "It is to be stopped.", "Video");
+const STAGE: Kind = kind("video.stage", "The worker does something else now.", "StageEvent");
+const PROGRESS: Kind =
+    kind("video.progress", "A denoising step is done, or a part of another stage.", "ProgressEvent");
+const COMPLETED: Kind = kind("video.completed", "The file can be downloaded; the stream ends.", "Video");
+const FAILED: Kind = kind("video.failed", "It could not be made; the stream ends.", "Video");
+const CANCELLED: Kind = kind("video.cancelled", "It was stopped; the stream ends.", "Video");
+const ERROR: Kind = kind("error", "The stream ends before the video does; connect again.", "StreamError");
+
+impl Kind {
+    fn event(&self, data: &impl Serialize) -> Event {
+        let data = serde_json::to_string(data).expect("plain structs with string keys become JSON");
+        Event::default().event(self.name).data(data)
+    }
+
+    fn schema(&self) -> Object {
+        let data = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .content_media_type("application/json")
+            .content_schema(Some(Ref::from_schema_name(self.data)));
+        let name = ObjectBuilder::new().schema_type(Type::String).enum_values(Some([self.name]));
+        let retry = ObjectBuilder::new().schema_type(Type::Integer);
+        ObjectBuilder::new()
+            .description(Some(self.meaning))
+            .property("event", name)
+            .property("data", data)
+            .property("retry", retry)
+            .required("event")
+            .required("data")
+            .build()
+    }
+}
+
+/// Documents one event of the stream.
+pub(crate) struct VideoEvent;
+
+impl utoipa::PartialSchema for VideoEvent {
+    fn schema() -> RefOr<Schema> {
+        let kinds =
+            [SNAPSHOT, STARTED, QUEUED, CANCELLING, STAGE, PROGRESS, COMPLETED, FAILED, CANCELLED, ERROR];
+        let one_of = kinds.iter().fold(OneOfBuilder::new(), |one_of, kind| one_of.item(kind.schema()));
+        Schema::from(one_of).into()
+    }
+}
+
+impl ToSchema for VideoEvent {}
+
 /// The data of `video.stage`.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct StageEvent {
     /// What is being done.
     stage: VideoStage,
 }
 
 /// The data of `video.progress`.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ProgressEvent {
     /// Denoising steps done.
     step: u32,
@@ -89,34 +117,12 @@ pub(crate) struct ProgressEvent {
 }
 
 /// The data of `error`.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct StreamError {
     /// For programs.
     code: String,
     /// For people.
     message: String,
-}
-
-impl From<VideoEvent> for Event {
-    fn from(event: VideoEvent) -> Self {
-        let (name, data) = match &event {
-            VideoEvent::Snapshot(video) => ("video.snapshot", json(video)),
-            VideoEvent::Started(video) => ("video.started", json(video)),
-            VideoEvent::Queued(video) => ("video.queued", json(video)),
-            VideoEvent::Cancelling(video) => ("video.cancelling", json(video)),
-            VideoEvent::Stage(stage) => ("video.stage", json(stage)),
-            VideoEvent::Progress(progress) => ("video.progress", json(progress)),
-            VideoEvent::Completed(video) => ("video.completed", json(video)),
-            VideoEvent::Failed(video) => ("video.failed", json(video)),
-            VideoEvent::Cancelled(video) => ("video.cancelled", json(video)),
-            VideoEvent::Error(error) => ("error", json(error)),
-        };
-        Self::default().event(name).data(data)
-    }
-}
-
-fn json(data: &impl Serialize) -> String {
-    serde_json::to_string(data).expect("plain structs with string keys become JSON")
 }
 
 /// Follow a video.
@@ -198,7 +204,7 @@ impl Follower {
             biased;
             news = self.news.recv() => news,
             () = draining(&mut self.health) => {
-                return self.end(VideoEvent::Error(stream_error(Code::ServerDraining, "the server is shutting down")));
+                return self.break_off(Code::ServerDraining, "the server is shutting down");
             }
         };
         let said = match news {
@@ -217,34 +223,34 @@ impl Follower {
                 }
                 Err(error) => Err(error.into()),
             },
-            Some(queue::Event::Started(row)) => self.say(&row, VideoEvent::Started).await,
-            Some(queue::Event::Requeued(row)) => self.say(&row, VideoEvent::Queued).await,
-            Some(queue::Event::Cancelling(row)) => self.say(&row, VideoEvent::Cancelling).await,
+            Some(queue::Event::Started(row)) => self.say(&row, &STARTED).await,
+            Some(queue::Event::Requeued(row)) => self.say(&row, &QUEUED).await,
+            Some(queue::Event::Cancelling(row)) => self.say(&row, &CANCELLING).await,
             Some(queue::Event::Settled(row)) => self.settled(&row).await,
         };
         if let Err(error) = said {
             tracing::warn!(job.id = %self.id, %error, "event stream broke off");
-            self.end(VideoEvent::Error(stream_error(Code::Internal, "the server could not read the video")));
+            self.break_off(Code::Internal, "the server could not read the video");
         }
     }
 
     async fn snapshot(&mut self, row: queue::Video) -> Result<()> {
         self.stage = row.stage;
-        self.say(&row, VideoEvent::Snapshot).await?;
+        self.say(&row, &SNAPSHOT).await?;
         if row.status.is_terminal() { self.settled(&row).await } else { Ok(()) }
     }
 
     async fn settled(&mut self, row: &queue::Video) -> Result<()> {
         self.ended = true;
-        let event = match row.status {
-            Status::Failed => VideoEvent::Failed,
-            Status::Cancelled => VideoEvent::Cancelled,
-            _ => VideoEvent::Completed,
+        let end = match row.status {
+            Status::Failed => &FAILED,
+            Status::Cancelled => &CANCELLED,
+            _ => &COMPLETED,
         };
-        self.say(row, event).await
+        self.say(row, end).await
     }
 
-    async fn say(&mut self, row: &queue::Video, event: fn(Box<Video>) -> VideoEvent) -> Result<()> {
+    async fn say(&mut self, row: &queue::Video, kind: &Kind) -> Result<()> {
         self.started_at_ms = row.started_at_ms;
         if row.status != Status::InProgress {
             // The next attempt begins at the beginning.
@@ -252,19 +258,20 @@ impl Follower {
             self.last_step = None;
         }
         let video = show(&self.state, row.clone()).await?;
-        self.pending.push_back(event(Box::new(video)).into());
+        self.pending.push_back(kind.event(&video));
         Ok(())
     }
 
-    fn end(&mut self, event: VideoEvent) {
+    fn break_off(&mut self, code: Code, message: &str) {
         self.ended = true;
-        self.pending.push_back(event.into());
+        let error = StreamError { code: code.as_str().to_owned(), message: message.to_owned() };
+        self.pending.push_back(ERROR.event(&error));
     }
 
     fn progress(&mut self, progress: Progress) {
         if self.stage != Some(progress.stage) {
             self.stage = Some(progress.stage);
-            self.pending.push_back(VideoEvent::Stage(StageEvent { stage: progress.stage.into() }).into());
+            self.pending.push_back(STAGE.event(&StageEvent { stage: progress.stage.into() }));
         }
         let now_ms = self.state.clock.now_ms();
         let event = ProgressEvent {
@@ -274,7 +281,7 @@ impl Follower {
             step_seconds: self.step_seconds(progress),
             eta_seconds: eta_seconds(self.started_at_ms, now_ms, progress.percent),
         };
-        self.pending.push_back(VideoEvent::Progress(event).into());
+        self.pending.push_back(PROGRESS.event(&event));
     }
 
     /// How long the last step took, by when this reader heard of it and of the one before.
@@ -289,10 +296,6 @@ impl Follower {
         let seconds = now.duration_since(at).as_secs_f64() / f64::from(step - last);
         Some((seconds * 1000.0).round() / 1000.0)
     }
-}
-
-fn stream_error(code: Code, message: &str) -> StreamError {
-    StreamError { code: code.as_str().to_owned(), message: message.to_owned() }
 }
 
 /// Returns when the server shuts down.

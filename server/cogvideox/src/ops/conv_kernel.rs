@@ -5,6 +5,12 @@
 //! broadcast of an input value serves all output channels of it. The registers are as wide as the machine has them
 //! (`pulp` chooses at run time). Relies on the layout of [`super::frame`]; must not know which convolution it is.
 
+#![expect(
+    clippy::inline_always,
+    reason = "a function that is not inlined is not compiled for the registers chosen at run time"
+)]
+#![expect(clippy::needless_range_loop, reason = "loops over constants, unrolled, index several arrays")]
+
 use pulp::{Simd, WithSimd};
 
 use super::Rounding;

@@ -4,6 +4,11 @@
 //! spatial condition and `SiLU` are one pass that writes straight into the next convolution's input, rounding after
 //! each step where `PyTorch` rounds. Relies on [`super::frame`]; must not know the autoencoder's structure.
 
+#![expect(
+    clippy::inline_always,
+    reason = "a function that is not inlined is not compiled for the registers chosen at run time"
+)]
+
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 

@@ -13,6 +13,8 @@ pub(crate) mod linear;
 pub(crate) mod norm;
 mod rounding;
 pub(crate) mod t5;
+#[cfg(test)]
+mod tests;
 pub(crate) mod vector;
 
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};

@@ -2,6 +2,11 @@
 //!
 //! The `half` crate's conversions are the same, but branch, and ask for the machine's features, for every value.
 
+#![expect(
+    clippy::inline_always,
+    reason = "a function that is not inlined is not compiled for the registers chosen at run time"
+)]
+
 /// To the nearest bfloat16, ties to even.
 #[inline(always)]
 pub(crate) fn to_bf16(x: f32) -> f32 {

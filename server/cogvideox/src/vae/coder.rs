@@ -16,6 +16,8 @@ pub(super) trait Coder {
     fn chunk_frames(&self) -> usize;
     /// Output frames for a chunk of `frames`.
     fn output_frames(&self, frames: usize) -> usize;
+    /// Whether the input is latents and the output pictures.
+    fn decodes(&self) -> bool;
     /// Output height or width.
     fn output_len(&self, len: usize) -> usize;
     /// Multiply-adds of a chunk, for the progress.
@@ -57,6 +59,19 @@ pub(super) struct Area<'a> {
     pub(super) left: usize,
     pub(super) height: usize,
     pub(super) width: usize,
+}
+
+impl<'a> Area<'a> {
+    /// All of a video of (channels, frames, height, width).
+    pub(super) fn whole(data: &'a [f32], [channels, frames, height, width]: [usize; 4]) -> Self {
+        let (full_height, full_width) = (height, width);
+        Self { data, channels, frames, full_height, full_width, top: 0, left: 0, height, width }
+    }
+
+    /// `frames` frames from `first` on.
+    pub(super) fn chunk(self, first: usize, frames: usize) -> Chunk<'a> {
+        Chunk { area: self, first, frames }
+    }
 }
 
 /// Consecutive frames of an area.
@@ -120,8 +135,7 @@ pub(super) fn code(coder: &impl Coder, area: Area<'_>, progress: &mut Progress<'
     for (index, &len) in lens.iter().enumerate() {
         let mut run =
             Run { cache: &mut cache, pool: &mut pool, progress, fill_cache: index + 1 < lens.len() };
-        let chunk = Chunk { area, first, frames: len };
-        coder.forward(&chunk, &mut run, &mut |frame, pixels| {
+        coder.forward(&area.chunk(first, len), &mut run, &mut |frame, pixels| {
             pixels.write_planes(&mut output.data[(output_first + frame) * plane..], channel_stride);
         })?;
         pool.clear();

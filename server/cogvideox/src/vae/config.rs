@@ -1,22 +1,19 @@
 //! `vae/config.json`, as diffusers' `AutoencoderKLCogVideoX` reads it.
 //!
-//! Missing keys take the class's defaults; keys that change nothing in what this crate computes are not read. Knows
-//! nothing of weights.
+//! Missing keys take the class's defaults; keys that change nothing in what this crate computes are not read. Relies
+//! on [`crate::pipeline_config`] for the file; must not know weights.
 
 use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::pipeline_config::read_config;
 use crate::{Error, Result};
-
-const CLASS: &str = "AutoencoderKLCogVideoX";
 
 /// The configuration of the autoencoder.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub struct VaeConfig {
-    #[serde(rename = "_class_name")]
-    class_name: String,
     /// Channels of the pictures that are encoded.
     pub in_channels: usize,
     /// Channels of the pictures that are decoded.
@@ -49,7 +46,6 @@ pub struct VaeConfig {
 impl Default for VaeConfig {
     fn default() -> Self {
         Self {
-            class_name: CLASS.to_owned(),
             in_channels: 3,
             out_channels: 3,
             down_block_types: vec!["CogVideoXDownBlock3D".to_owned(); 4],
@@ -78,16 +74,12 @@ impl VaeConfig {
     /// [`Error::Config`] for another class, a value that the class or this crate does not know, or channels that do
     /// not fit together.
     pub(crate) fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
-        let config: Self = serde_json::from_str(&text).map_err(|e| Error::config(path, e.to_string()))?;
+        let config = read_config::<Self>(path, &["AutoencoderKLCogVideoX"])?.config;
         config.check().map_err(|message| Error::config(path, message))?;
         Ok(config)
     }
 
     fn check(&self) -> std::result::Result<(), String> {
-        if self.class_name != CLASS {
-            return Err(format!("_class_name: expected {CLASS}, found {:?}", self.class_name));
-        }
         for (key, types, only) in [
             ("down_block_types", &self.down_block_types, "CogVideoXDownBlock3D"),
             ("up_block_types", &self.up_block_types, "CogVideoXUpBlock3D"),
@@ -139,7 +131,7 @@ impl VaeConfig {
             ));
         }
         let ratio = self.temporal_compression_ratio;
-        if !(1.0..=(1 << 16) as f64).contains(&ratio) {
+        if !(1.0..=f64::from(1 << 16)).contains(&ratio) {
             return Err(format!("temporal_compression_ratio: expected at least 1, found {ratio}"));
         }
         Ok(())

@@ -14,6 +14,23 @@ struct UpBlock {
     upsampler: Option<Upsampler>,
 }
 
+impl UpBlock {
+    fn forward(
+        &self,
+        mut hidden: Vec<Frame>,
+        latents: &[Frame],
+        run: &mut Run<'_, '_>,
+    ) -> Result<Vec<Frame>> {
+        for resnet in &self.resnets {
+            hidden = resnet.forward(hidden, latents, run)?;
+        }
+        match &self.upsampler {
+            Some(upsampler) => upsampler.forward(hidden, run),
+            None => Ok(hidden),
+        }
+    }
+}
+
 pub(super) struct Decoder {
     channels: [usize; 2],
     conv_in: CausalConv,
@@ -83,6 +100,10 @@ impl Coder for Decoder {
         self.upsamplers().fold(frames, |frames, upsampler| upsampler.frames(frames))
     }
 
+    fn decodes(&self) -> bool {
+        true
+    }
+
     fn output_len(&self, len: usize) -> usize {
         len << self.upsamplers().count()
     }
@@ -112,12 +133,7 @@ impl Coder for Decoder {
             hidden = resnet.forward(hidden, &latents, run)?;
         }
         for block in &self.blocks {
-            for resnet in &block.resnets {
-                hidden = resnet.forward(hidden, &latents, run)?;
-            }
-            if let Some(upsampler) = &block.upsampler {
-                hidden = upsampler.forward(hidden, run)?;
-            }
+            hidden = block.forward(hidden, &latents, run)?;
         }
         conv_out(&self.norm_out, &self.conv_out, hidden, &latents, run, emit)
     }
@@ -158,4 +174,73 @@ pub(super) fn conv_out(
     }
     window.finish(run);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use candle_core::{DType, Device, Tensor};
+
+    use super::*;
+    use crate::ops::frame::FramePool;
+    use crate::vae::coder::Area;
+    use crate::vae::layers::ConvCache;
+    use crate::vae::progress::Progress;
+    use crate::weights::{DIFFUSERS_STEM, Weights};
+
+    /// The largest difference from a golden of (1, channels, frames, height, width).
+    fn difference(frames: &[Frame], golden: &Tensor) -> f32 {
+        let (_, _, count, height, width) = golden.dims5().unwrap();
+        let expected: Vec<f32> = golden.flatten_all().unwrap().to_vec1().unwrap();
+        let mut found = vec![0.0; expected.len()];
+        assert_eq!(frames.len(), count);
+        for (index, frame) in frames.iter().enumerate() {
+            frame.write_planes(&mut found[index * height * width..], count * height * width);
+        }
+        found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    }
+
+    #[test]
+    fn every_stage_is_diffusers_stage() {
+        for form in ["2b", "5b", "5b-i2v", "1.5-5b", "1.5-5b-i2v"] {
+            let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(form);
+            let goldens =
+                candle_core::safetensors::load(dir.join("golden.safetensors"), &Device::Cpu).unwrap();
+            let golden = |stage: &str| &goldens[&format!("vae.dbg.{stage}")];
+            let config = VaeConfig::load(&dir.join("vae/config.json")).unwrap();
+            let weights = Weights::open(&dir.join("vae"), DIFFUSERS_STEM).unwrap();
+            let scope = weights.root(DType::F32, &Device::Cpu).pp("decoder");
+            let decoder = Decoder::load(&scope, &config).unwrap();
+
+            let (_, channels, frames, height, width) = golden("z").dims5().unwrap();
+            let data: Vec<f32> = golden("z").flatten_all().unwrap().to_vec1().unwrap();
+            let chunk = Area::whole(&data, [channels, frames, height, width]).chunk(0, frames);
+            let mut go_on = |_| Ok(());
+            let mut run = Run {
+                cache: &mut ConvCache::default(),
+                pool: &mut FramePool::default(),
+                progress: &mut Progress::new(1, &mut go_on),
+                fill_cache: false,
+            };
+            let latents: Vec<Frame> = (0..frames).map(|index| chunk.frame(index)).collect();
+            let mut hidden = conv_in(&decoder.conv_in, &chunk, &mut run).unwrap();
+            let mut stages = vec![("conv_in".to_owned(), difference(&hidden, golden("conv_in")))];
+            for resnet in &decoder.mid {
+                hidden = resnet.forward(hidden, &latents, &mut run).unwrap();
+            }
+            stages.push(("mid".to_owned(), difference(&hidden, golden("mid"))));
+            for (index, block) in decoder.blocks.iter().enumerate() {
+                hidden = block.forward(hidden, &latents, &mut run).unwrap();
+                // The golden has no third block.
+                if index != 2 {
+                    let stage = format!("up{index}");
+                    stages.push((stage.clone(), difference(&hidden, golden(&stage))));
+                }
+            }
+            for (stage, difference) in stages {
+                assert!(difference <= 1e-4, "{form} {stage}: differs by {difference:e}");
+            }
+        }
+    }
 }

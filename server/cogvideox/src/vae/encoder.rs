@@ -84,6 +84,10 @@ impl Coder for Encoder {
         self.downsamplers().fold(frames, |frames, downsampler| downsampler.frames(frames))
     }
 
+    fn decodes(&self) -> bool {
+        false
+    }
+
     fn output_len(&self, len: usize) -> usize {
         len >> self.downsamplers().count()
     }

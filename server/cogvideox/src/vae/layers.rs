@@ -147,19 +147,20 @@ impl Norm {
     /// `latents` are the chunk's, in the decoder; the condition is computed at their resolution, which gives the
     /// same values as enlarging them first.
     pub(super) fn prepare(&self, frames: &[Frame], latents: &[Frame]) -> Result<ReadyNorm> {
-        let mut condition = Vec::new();
-        for convs in &self.condition {
-            for latent in latents {
-                let run = |conv: &Conv| -> Result<Frame> {
-                    let shape = latent.shape();
-                    let mut output = Frame::zeros(conv.output_shape(shape.height, shape.width));
-                    // Too small to be counted as progress.
-                    conv.run(&[latent], &mut output, None, &mut |_| Ok(()))?;
-                    Ok(output)
-                };
-                condition.push([run(&convs[0])?, run(&convs[1])?]);
-            }
-        }
+        let at_latents = |conv: &Conv, latent: &Frame| -> Result<Frame> {
+            let shape = latent.shape();
+            let mut output = Frame::zeros(conv.output_shape(shape.height, shape.width));
+            // Too small to be counted as progress.
+            conv.run(&[latent], &mut output, None, &mut |_| Ok(()))?;
+            Ok(output)
+        };
+        let condition = match &self.condition {
+            Some([factor, summand]) => latents
+                .iter()
+                .map(|latent| Ok([at_latents(factor, latent)?, at_latents(summand, latent)?]))
+                .collect::<Result<_>>()?,
+            None => Vec::new(),
+        };
         Ok(ReadyNorm { norm: self.norm.prepare(frames), condition, frames: frames.len() })
     }
 }
@@ -232,30 +233,32 @@ impl Resnet {
         let norm = self.norm1.prepare(&inputs, latents)?;
         let mut window = self.conv1.window(run);
         let mut hidden = Vec::with_capacity(inputs.len());
-        for (index, input) in inputs.iter().enumerate() {
-            let normed = norm.apply(input, index, run);
+        let mut residuals = Vec::with_capacity(inputs.len());
+        for (index, input) in inputs.into_iter().enumerate() {
+            let normed = norm.apply(&input, index, run);
             let mut output = self.conv1.output(shape.height, shape.width, run);
             window.step(normed, &mut output, None, run)?;
             hidden.push(output);
+            residuals.push(self.residual(input, run)?);
         }
         window.finish(run);
+        if self.shortcut.is_some() {
+            // Frames of the old number of channels fit nowhere any more.
+            run.pool.clear();
+        }
 
         let norm = self.norm2.prepare(&hidden, latents)?;
         let mut window = self.conv2.window(run);
-        for (index, (hidden, input)) in hidden.iter_mut().zip(inputs).enumerate() {
+        for (index, (hidden, residual)) in hidden.iter_mut().zip(residuals).enumerate() {
             let normed = norm.apply(hidden, index, run);
-            let residual = self.residual(input, run)?;
             window.step(normed, hidden, Some(&residual), run)?;
             run.pool.give(residual);
         }
         window.finish(run);
-        if self.shortcut.is_some() {
-            // The frames of the old number of channels fit nowhere any more.
-            run.pool.clear();
-        }
         Ok(hidden)
     }
 
+    /// What is added in the end: the input, or its 1 x 1 x 1 convolution.
     fn residual(&self, input: Frame, run: &mut Run<'_, '_>) -> Result<Frame> {
         let Some(conv) = &self.shortcut else { return Ok(input) };
         let mut output = run.pool.take(conv.output_shape(input.shape().height, input.shape().width));
@@ -363,5 +366,65 @@ impl Downsampler {
                 row[block * split_width + split_column(x, split_width)] = mean;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+    use crate::ops::frame::{FrameShape, Planes};
+    use crate::weights::Weights;
+
+    /// A frame of a sequence that does not repeat.
+    fn frame(index: usize) -> Frame {
+        let shape = FrameShape::new(5, 3, 4);
+        let values: Vec<f32> = (0..60).map(|i| ((index * 60 + i) as f32 * 0.7).sin()).collect();
+        let mut frame = Frame::zeros(shape.bordered());
+        frame.read_planes(Planes { data: &values, channel_stride: 12, row_stride: 4 }, 1);
+        frame
+    }
+
+    /// Convolves frames 0, 1, ... in chunks of the given lengths.
+    fn convolve(conv: &CausalConv, chunks: &[usize]) -> Vec<Frame> {
+        let (mut cache, mut pool) = (ConvCache::default(), FramePool::default());
+        let mut go_on = |_| Ok(());
+        let mut progress = Progress::new(1, &mut go_on);
+        let mut outputs = Vec::new();
+        for (index, len) in chunks.iter().enumerate() {
+            let fill_cache = index + 1 < chunks.len();
+            let mut run = Run { cache: &mut cache, pool: &mut pool, progress: &mut progress, fill_cache };
+            let mut window = conv.window(&mut run);
+            for _ in 0..*len {
+                let mut output = conv.output(3, 4, &mut run);
+                window.step(frame(outputs.len()), &mut output, None, &mut run).unwrap();
+                outputs.push(output);
+            }
+            window.finish(&mut run);
+        }
+        outputs
+    }
+
+    #[test]
+    fn a_causal_convolution_in_chunks_is_the_convolution_of_the_whole() {
+        let weights = Weights::random(1);
+        let scope = weights.root(DType::F32, &Device::Cpu);
+        let conv = CausalConv::load(&scope, &mut Slots::default(), [5, 7]).unwrap();
+        let whole = convolve(&conv, &[7]);
+        for chunks in [&[3, 2, 2][..], &[1, 1, 5], &[1, 2, 1, 3]] {
+            for (index, (found, expected)) in convolve(&conv, chunks).iter().zip(&whole).enumerate() {
+                assert_eq!(found.rows(), expected.rows(), "frame {index} in chunks of {chunks:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn latents_condition_the_frames_that_come_from_them() {
+        let map = |frames, latents| (0..frames).map(|t| latent_of(t, frames, latents)).collect::<Vec<_>>();
+        assert_eq!(map(9, 3), [0, 1, 1, 1, 1, 2, 2, 2, 2]);
+        assert_eq!(map(3, 3), [0, 1, 2]);
+        assert_eq!(map(8, 2), [0, 0, 0, 0, 1, 1, 1, 1]);
+        assert_eq!(map(1, 1), [0]);
     }
 }

@@ -21,6 +21,7 @@ pub use self::config::VaeConfig;
 use self::decoder::Decoder;
 use self::encoder::Encoder;
 use self::progress::Progress;
+use self::tiling::Plan;
 pub use self::tiling::Tiling;
 use crate::ops::{Rounding, from_f32, with_f32};
 use crate::weights::{DIFFUSERS_STEM, WeightScope, Weights};
@@ -91,6 +92,7 @@ impl AutoencoderKlCogVideoX {
         Ok((moments.narrow(1, 0, channels)?.contiguous()?, logvar))
     }
 
+    /// Runs the encoder or the decoder; `name` is what the caller calls the input.
     fn code(
         &self,
         coder: &impl Coder,
@@ -99,56 +101,55 @@ impl AutoencoderKlCogVideoX {
         tiling: Option<&Tiling>,
         check: Check<'_>,
     ) -> Result<Tensor> {
-        let [channels, output_channels] = coder.channels();
-        let (batch, found, frames, height, width) = input.dims5().map_err(|_| {
-            Error::invalid(
-                name,
-                format!("expected (batch, channels, frames, height, width), found {:?}", input.dims()),
-            )
-        })?;
-        if found != channels || input.dtype() != self.dtype {
-            let (expected, dtype) = (self.dtype, input.dtype());
-            let message = format!("expected {channels} channels of {expected:?}, found {found} of {dtype:?}");
-            return Err(Error::invalid(name, message));
-        }
-        if batch * frames * coder.output_len(height) * coder.output_len(width) == 0 {
-            return Err(Error::invalid(name, format!("too small: {:?}", input.dims())));
-        }
+        let [batch, dims @ ..] = self.input_dims(coder, input, name)?;
+        let [_, _, height, width] = dims;
         let ratio = self.config.spatial_compression_ratio();
-        let plan =
-            tiling.map(|tiling| tiling::Plan::new(tiling, [height, width], ratio, coder)).transpose()?;
-        let plan = plan.flatten();
+        let plan = match tiling {
+            Some(tiling) => Plan::new(tiling, [height, width], ratio, coder)?,
+            None => None,
+        };
         let rounding = Rounding::of(self.dtype)?;
-        let coded = with_f32(input, |data| {
-            let whole = Area {
-                data,
-                channels,
-                frames,
-                full_height: height,
-                full_width: width,
-                top: 0,
-                left: 0,
-                height,
-                width,
+        let videos = with_f32(input, |data| {
+            let whole = Area::whole(data, dims);
+            let work = match &plan {
+                Some(plan) => plan.work(coder, whole),
+                None => coder::work(coder, whole),
             };
-            let work =
-                plan.as_ref().map_or_else(|| coder::work(coder, whole), |plan| plan.work(coder, whole));
             let mut progress = Progress::new(work * batch as u64, check);
-            let items = data.chunks_exact(data.len() / batch).map(|data| {
+            let videos = data.chunks_exact(data.len() / batch).map(|data| {
                 let whole = Area { data, ..whole };
                 match &plan {
                     Some(plan) => plan.code(coder, whole, rounding, &mut progress),
                     None => coder::code(coder, whole, &mut progress),
                 }
             });
-            Ok(items.collect::<Result<Vec<Video>>>())
+            Ok(videos.collect::<Result<Vec<Video>>>())
         })??;
-        let (frames, height, width) = (coded[0].frames, coded[0].height, coded[0].width);
-        let data = coded.into_iter().map(|video| video.data).reduce(|mut all, video| {
+        let Video { channels, frames, height, width, .. } = videos[0];
+        let shape = [batch, channels, frames, height, width];
+        let data = videos.into_iter().map(|video| video.data).reduce(|mut all, video| {
             all.extend(video);
             all
         });
-        let shape = [batch, output_channels, frames, height, width];
         Ok(from_f32(data.unwrap_or_default(), &shape, self.dtype)?)
+    }
+
+    /// Batch, channels, frames, height and width of an input that fits.
+    fn input_dims(&self, coder: &impl Coder, input: &Tensor, name: &'static str) -> Result<[usize; 5]> {
+        let dims = input.dims();
+        let &[batch, channels, frames, height, width] = dims else {
+            let message = format!("expected (batch, channels, frames, height, width), found {dims:?}");
+            return Err(Error::invalid(name, message));
+        };
+        let expected = coder.channels()[0];
+        if channels != expected || input.dtype() != self.dtype {
+            let (dtype, found) = (self.dtype, input.dtype());
+            let message = format!("expected {expected} channels of {dtype:?}, found {channels} of {found:?}");
+            return Err(Error::invalid(name, message));
+        }
+        if batch * frames * coder.output_len(height) * coder.output_len(width) == 0 {
+            return Err(Error::invalid(name, format!("nothing comes out of {dims:?}")));
+        }
+        Ok([batch, channels, frames, height, width])
     }
 }

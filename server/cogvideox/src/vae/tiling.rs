@@ -50,10 +50,10 @@ struct Axis {
 impl Axis {
     /// The tiles of `len` input pixels: sizes by diffusers' formulas.
     fn new(
-        tile: usize,
-        output_tile: usize,
+        [tile, output_tile]: [usize; 2],
         factor: f64,
         len: usize,
+        spatial_ratio: usize,
         coder: &impl Coder,
     ) -> std::result::Result<Self, String> {
         if !(0.0..1.0).contains(&factor) {
@@ -67,7 +67,9 @@ impl Axis {
         }
         let starts: Vec<usize> = (0..len).step_by(stride).collect();
         // The tiles' outputs line up when a step in the input is as long as a tile's share of the output.
-        let in_line = starts.len() == 1 || stride * output_tile == limit * tile;
+        let long_as_share =
+            if coder.decodes() { stride * spatial_ratio == limit } else { stride == limit * spatial_ratio };
+        let in_line = starts.len() == 1 || long_as_share;
         let last = coder.output_len(len - starts[starts.len() - 1]);
         let found = (starts.len() - 1) * limit + last.min(limit);
         if !in_line || found != coder.output_len(len) || last == 0 {
@@ -99,17 +101,16 @@ impl Plan {
     ) -> Result<Option<Self>> {
         let samples = [tiling.tile_sample_min_height, tiling.tile_sample_min_width];
         let factors = [tiling.tile_overlap_factor_height, tiling.tile_overlap_factor_width];
-        let decodes = coder.output_len(1) > 1 || spatial_ratio == 1;
         let tiles = samples.map(|sample| {
             let latent = sample / spatial_ratio;
-            if decodes { [latent, sample] } else { [sample, latent] }
+            if coder.decodes() { [latent, sample] } else { [sample, latent] }
         });
         if (0..2).all(|axis| size[axis] <= tiles[axis][0]) {
             return Ok(None);
         }
         let axis = |axis: usize, name: &str| {
-            let ([tile, output_tile], factor) = (tiles[axis], factors[axis]);
-            Axis::new(tile, output_tile, factor, size[axis], coder).map_err(|message| {
+            let factor = factors[axis];
+            Axis::new(tiles[axis], factor, size[axis], spatial_ratio, coder).map_err(|message| {
                 let sample = samples[axis];
                 Error::invalid(
                     "tiling",
