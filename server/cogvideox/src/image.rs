@@ -2,7 +2,7 @@
 //!
 //! Follows diffusers' `load_image` and `VaeImageProcessor.preprocess`: the orientation of the EXIF data applied, alpha
 //! dropped, resized to the video's size (without keeping the aspect) by Pillow's Lanczos filter, whose fixed-point
-//! arithmetic on bytes is repeated here to the bit. Relies on the `image` crate for decoding; must not know the VAE.
+//! arithmetic on bytes is repeated here to the bit (rows before columns, as every Pillow up to 12). Relies on the `image` crate for decoding; must not know the VAE.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -85,7 +85,7 @@ impl RgbImage {
         &self.rgb
     }
 
-    /// `PIL.Image.resize((width, height), LANCZOS)`, to the bit.
+    /// `PIL.Image.resize((width, height), LANCZOS)`.
     ///
     /// # Errors
     /// [`Error::InvalidParams`] for an empty size.
