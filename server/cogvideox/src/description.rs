@@ -38,7 +38,7 @@ impl ModelDescription {
         let config = read_config::<TransformerConfig>(&path, &["CogVideoXTransformer3DModel"])?.config;
         config.check().map_err(|message| Error::config(&path, message))?;
         let tokenizer = Tokenizer::load(&dir.join("tokenizer"))?;
-        let scheduler = Scheduler::load(&dir.join("scheduler"), &index.scheduler_class)?;
+        let scheduler = Scheduler::load(&dir.join("scheduler"))?.with_kind(index.scheduler);
         Ok(Self::new(index.class, &config, tokenizer, scheduler))
     }
 

@@ -82,7 +82,8 @@ fn what_is_no_image_is_refused() {
     // A header may promise any size: it is refused before anything is allocated for it.
     let mut huge = std::fs::read(dir().join("plain.png")).unwrap();
     huge[16..24].copy_from_slice(&[0, 1, 0, 0, 0, 1, 0, 0]);
-    huge[29..33].copy_from_slice(&crc32(&huge[12..29]).to_be_bytes());
+    let checksum = crc32(&huge[12..29]).to_be_bytes();
+    huge[29..33].copy_from_slice(&checksum);
     assert_refused(&huge, "expected at most 67108864 pixels, found 65536x65536");
     assert!(matches!(load_rgb(Path::new("/nonexistent.png")), Err(Error::Io { .. })));
     assert!(RgbImage::new(vec![0; 11], 2, 2).is_err());
