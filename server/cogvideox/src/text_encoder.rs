@@ -10,12 +10,12 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use candle_transformers::models::t5::Config as T5Config;
 use half::f16;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::ops::linear::Linear;
 use crate::ops::t5::{PositionBias, RmsNorm, attention, gated_gelu};
 use crate::ops::{from_f32, with_f32};
-use crate::pipeline_config::read_object;
+use crate::pipeline_config::read_config;
 use crate::weights::{TRANSFORMERS_STEM, WeightScope, Weights};
 use crate::{Error, Result};
 
@@ -25,7 +25,7 @@ const MAX_SIZE: usize = 1 << 24;
 /// Reads `text_encoder/config.json`; keys that it lacks take the defaults of transformers' `T5Config`, which candle's
 /// own reader does not know.
 fn read_t5_config(path: &Path) -> Result<T5Config> {
-    let file = read_object(path)?;
+    let file = read_config::<Map<String, Value>>(path, &["T5EncoderModel"])?.config;
     let texts = [
         ("model_type", "t5"),
         ("feed_forward_proj", "gated-gelu"),
@@ -33,14 +33,19 @@ fn read_t5_config(path: &Path) -> Result<T5Config> {
         ("dense_act_fn", "gelu_new"),
     ];
     for (key, expected) in texts {
-        if let Some(found) = file.get(key).filter(|found| found.as_str() != Some(expected)) {
+        let found = match file.get(key) {
+            None | Some(Value::Null) => continue,
+            Some(Value::String(found)) => found.clone(),
+            Some(other) => other.to_string(),
+        };
+        if found != expected {
             return Err(Error::config(path, format!("{key}: expected {expected}, found {found}")));
         }
     }
-    if let Some(found) = file.get("is_gated_act").filter(|found| found.as_bool() != Some(true)) {
-        return Err(Error::config(path, format!("is_gated_act: expected true, found {found}")));
+    if let Some(Value::Bool(false)) = file.get("is_gated_act") {
+        return Err(Error::config(path, "is_gated_act: expected true, found false"));
     }
-    let serde_json::Value::Object(mut object) = json!({
+    let Value::Object(mut object) = json!({
         "vocab_size": 32_128, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8,
         "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128, "dropout_rate": 0.1,
         "layer_norm_epsilon": 1e-6, "initializer_factor": 1.0, "feed_forward_proj": "relu",
@@ -49,11 +54,10 @@ fn read_t5_config(path: &Path) -> Result<T5Config> {
         unreachable!("an object literal");
     };
     object.extend(file);
-    let config: T5Config =
-        serde_path_to_error::deserialize(serde_json::Value::Object(object)).map_err(|e| {
-            let (key, problem) = (e.path().to_string(), e.into_inner());
-            Error::config(path, format!("{key}: {problem}"))
-        })?;
+    let config: T5Config = serde_path_to_error::deserialize(Value::Object(object)).map_err(|e| {
+        let (key, problem) = (e.path().to_string(), e.into_inner());
+        Error::config(path, format!("{key}: {problem}"))
+    })?;
     check_t5_config(&config).map_err(|message| Error::config(path, message))?;
     Ok(config)
 }
