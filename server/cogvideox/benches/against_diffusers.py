@@ -3,6 +3,7 @@
 
     cargo build --release -p cogvideox --example bench_component
     PYTHON server/cogvideox/benches/against_diffusers.py vae
+    PYTHON server/cogvideox/benches/against_diffusers.py transformer --repeats 5
 
 PYTHON is one that has diffusers (`server/cogvideox/reference/oracle_env.sh` makes it). Both sides get the same random
 weights and inputs, f32 and the same number of threads, and run in turn, each time in a process of its own, so that
@@ -39,8 +40,29 @@ def run_vae(folder, inputs):
     return lambda: vae.decode(inputs["latents"]).sample
 
 
+def make_transformer(folder):
+    """4 layers of 8 heads, 17 frames of 240x368: 1,951 tokens."""
+    import torch
+    from diffusers import CogVideoXTransformer3DModel
+
+    torch.manual_seed(0)
+    transformer = CogVideoXTransformer3DModel(num_attention_heads=8, attention_head_dim=64, num_layers=4,
+                                              sample_height=30, sample_width=46, sample_frames=17)
+    transformer.save_pretrained(folder)
+    return {"hidden_states": torch.randn(1, 5, 16, 30, 46), "encoder_hidden_states": torch.randn(1, 226, 4096)}
+
+
+def run_transformer(folder, inputs):
+    import torch
+    from diffusers import CogVideoXTransformer3DModel
+
+    transformer = CogVideoXTransformer3DModel.from_pretrained(folder).eval()
+    timestep = torch.tensor([500])
+    return lambda: transformer(**inputs, timestep=timestep, return_dict=False)[0]
+
+
 # name -> (writes random weights to a folder and returns inputs, loads a folder and returns the timed function)
-COMPONENTS = {"vae": (make_vae, run_vae)}
+COMPONENTS = {"vae": (make_vae, run_vae), "transformer": (make_transformer, run_transformer)}
 
 
 def diffusers_side(component, folder, inputs, outputs, repeats, threads):

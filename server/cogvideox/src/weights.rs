@@ -45,7 +45,7 @@ pub(crate) struct Weights(Source);
 enum Source {
     Mapped(MappedWeights),
     /// The demo model has no files: whatever is asked for is drawn.
-    Random(RefCell<Generator>),
+    Random(Box<RefCell<Generator>>),
 }
 
 impl Weights {
@@ -60,7 +60,7 @@ impl Weights {
 
     /// Random tensors of any name and shape, the same for the same seed and order of requests.
     pub(crate) fn random(seed: u64) -> Self {
-        Self(Source::Random(RefCell::new(Generator::seed(seed))))
+        Self(Source::Random(Box::new(RefCell::new(Generator::seed(seed)))))
     }
 
     /// The scope of all names.
@@ -260,7 +260,8 @@ fn locate_variant(dir: &Path, stem: &str) -> Result<(PathBuf, Shards)> {
         let Some(rest) = name.strip_prefix(stem) else { continue };
         // Shards ("-00001-of-00002") are reached through their index only.
         let single = rest.starts_with('.') && rest.ends_with(".safetensors") && !rest.contains("-of-");
-        let index = rest.starts_with(".safetensors.index.") && rest.ends_with(".json");
+        let index = rest.starts_with(".safetensors.index.")
+            && Path::new(rest).extension().is_some_and(|extension| extension == "json");
         if single || index {
             found.insert(dir.join(name));
         }

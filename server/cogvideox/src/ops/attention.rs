@@ -5,6 +5,11 @@
 //! all its heads, so that it writes whole rows of the result. Knows the fused `qkv` layout and the split into text
 //! and video tokens; knows no weights but the two norms.
 
+#![expect(
+    clippy::inline_always,
+    reason = "only inlined code is compiled for the registers that `dispatch` chose"
+)]
+
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
@@ -228,7 +233,9 @@ fn online_softmax(scores: &mut [f32], count: usize, max: &mut [f32], sum: &mut [
                 let new_max = vector::max(scores).max(*max);
                 let factor = vector::exp(*max - new_max);
                 *sum = *sum * factor + vector::exp_in_place(scores, new_max);
-                values.iter_mut().for_each(|v| *v *= factor);
+                for value in values.iter_mut() {
+                    *value *= factor;
+                }
                 *max = new_max;
             }
         },

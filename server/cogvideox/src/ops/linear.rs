@@ -122,7 +122,9 @@ impl Job {
                 for row in out.chunks_exact_mut(self.out_features) {
                     match (self.activation, self.rounding) {
                         (Activation::Identity, _) => {
-                            row.iter_mut().zip(&self.bias).for_each(|(y, b)| *y += b)
+                            for (y, b) in row.iter_mut().zip(&self.bias) {
+                                *y += b;
+                            }
                         }
                         (Activation::GeluTanh, Rounding::None) => {
                             row.iter_mut().zip(&self.bias).for_each(|(y, b)| *y = vector::gelu_tanh(*y + b));
@@ -157,6 +159,7 @@ impl MatrixRef<'_> {
 }
 
 /// Size and manner of [`product`].
+#[derive(Clone, Copy)]
 pub(crate) struct Product {
     /// Rows of the left matrix and of the result.
     pub(crate) m: usize,

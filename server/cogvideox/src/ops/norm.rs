@@ -3,6 +3,11 @@
 //! One pass over a row each, with the modulation of the row's stream (text or video). In half precision every step
 //! that PyTorch rounds is rounded: the norm, `1 + scale`, the product, the sum. Knows rows and streams, not blocks.
 
+#![expect(
+    clippy::inline_always,
+    reason = "only inlined code is compiled for the registers that `dispatch` chose"
+)]
+
 use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 
@@ -145,6 +150,9 @@ pub(crate) fn gated_add(
     from_f32(out, x.dims(), x.dtype())
 }
 
+/// Rows of a task: enough to outweigh its scheduling.
+const ROWS: usize = 32;
+
 /// Calls `f(row index, row, output row)` for each row of `(b, s, d)`, in parallel.
 pub(super) fn map_rows(
     x: &Tensor,
@@ -155,8 +163,6 @@ pub(super) fn map_rows(
     if found != size {
         candle_core::bail!("norm of {size} features, found {found}");
     }
-    // Enough rows that a task outweighs its scheduling.
-    const ROWS: usize = 32;
     with_f32(x, |x| {
         let mut out = vec![0.0; x.len()];
         out.par_chunks_mut(ROWS * size).zip(x.par_chunks(ROWS * size)).enumerate().for_each(
