@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -272,8 +273,8 @@ def tokens():
     with tempfile.TemporaryDirectory() as folder:
         # `tokenize` reads a model folder: the published tokenizer in a golden pipeline.
         model = pathlib.Path(folder) / "model"
-        subprocess.run(["cp", "-r", GOLDEN / "2b", model], check=True)
-        subprocess.run(["cp", "-r", GOLDEN / "t5-tokenizer/.", model / "tokenizer"], check=True)
+        shutil.copytree(GOLDEN / "2b", model)
+        shutil.copytree(GOLDEN / "t5-tokenizer", model / "tokenizer", dirs_exist_ok=True)
         prompts = "".join(json.dumps(line["prompt"]) + "\n" for line in lines)
         result = subprocess.run([BINARY, "tokenize", "--model", model], input=prompts, capture_output=True, check=True, text=True)
     answers = [json.loads(line) for line in result.stdout.splitlines()]

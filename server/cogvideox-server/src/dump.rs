@@ -10,14 +10,14 @@ use cogvideox::{Event, VideoFrames};
 
 /// What has been recorded so far.
 #[derive(Default)]
-pub struct Dump {
+pub(crate) struct Dump {
     tensors: HashMap<String, Tensor>,
     error: Option<candle_core::Error>,
 }
 
 impl Dump {
     /// Keeps what the event carries.
-    pub fn record(&mut self, event: &Event<'_>) {
+    pub(crate) fn record(&mut self, event: &Event<'_>) {
         // The callback cannot fail; what went wrong is reported when the file is to be written.
         if let Err(error) = self.try_record(event) {
             self.error.get_or_insert(error);
@@ -53,7 +53,7 @@ impl Dump {
     ///
     /// # Errors
     /// A file that cannot be written, or what went wrong while recording.
-    pub fn write(mut self, path: &Path, video: &VideoFrames) -> Result<()> {
+    pub(crate) fn write(mut self, path: &Path, video: &VideoFrames) -> Result<()> {
         if let Some(error) = self.error.take() {
             return Err(error);
         }

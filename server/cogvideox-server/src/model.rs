@@ -3,7 +3,6 @@
 //! Translation only, between the words of the model crate and those of the queue, the worker and the API.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
 
 use api::{CountTokens, FrameLattice, ModelCard, Size, StepRule};
@@ -16,7 +15,7 @@ use worker::{GenerateError, Generator, Progress};
 use crate::config::{self, Model, ModelPath};
 
 /// What a user of the demo model must know.
-pub const DEMO_NOTICE: &str =
+pub(crate) const DEMO_NOTICE: &str =
     "demo model with random weights: the video is moving noise and shows nothing of the prompt";
 
 /// The name of the demo model in requests.
@@ -24,16 +23,16 @@ const DEMO_ID: &str = "demo";
 
 /// A model and how it is to compute.
 #[derive(Clone, Debug)]
-pub struct ModelSource {
+pub(crate) struct ModelSource {
     /// The demo or a folder.
-    pub path: ModelPath,
+    pub(crate) path: ModelPath,
     /// What it computes in.
-    pub dtype: DType,
+    pub(crate) dtype: DType,
 }
 
 impl ModelSource {
     /// As configured.
-    pub fn new(model: &Model) -> Self {
+    pub(crate) fn new(model: &Model) -> Self {
         let dtype = match model.dtype {
             config::DType::F32 => DType::F32,
             config::DType::F16 => DType::F16,
@@ -48,7 +47,7 @@ impl ModelSource {
     ///
     /// # Errors
     /// The file that is not as the model needs it.
-    pub fn describe(&self) -> cogvideox::Result<ModelDescription> {
+    pub(crate) fn describe(&self) -> cogvideox::Result<ModelDescription> {
         match &self.path {
             ModelPath::Demo => ModelDescription::demo(),
             ModelPath::Folder(dir) => ModelDescription::read(dir),
@@ -59,7 +58,7 @@ impl ModelSource {
     ///
     /// # Errors
     /// The file or tensor that is not as the model needs it.
-    pub fn load(&self) -> cogvideox::Result<CogVideoXPipeline> {
+    pub(crate) fn load(&self) -> cogvideox::Result<CogVideoXPipeline> {
         match &self.path {
             ModelPath::Demo => CogVideoXPipeline::demo(self.dtype, &Device::Cpu),
             ModelPath::Folder(dir) => CogVideoXPipeline::load(dir, self.dtype, &Device::Cpu),
@@ -67,7 +66,7 @@ impl ModelSource {
     }
 
     /// What users must know of its videos.
-    pub fn notice(&self) -> Option<String> {
+    pub(crate) fn notice(&self) -> Option<String> {
         matches!(self.path, ModelPath::Demo).then(|| DEMO_NOTICE.to_owned())
     }
 
@@ -91,7 +90,7 @@ impl ModelSource {
     }
 
     /// What the API checks requests against.
-    pub fn card(&self, description: &ModelDescription) -> ModelCard {
+    pub(crate) fn card(&self, description: &ModelDescription) -> ModelCard {
         let defaults = &description.defaults;
         let size = Size { width: defaults.width as u32, height: defaults.height as u32 };
         let max_steps = description.scheduler.config().num_train_timesteps as u32;
@@ -131,7 +130,7 @@ fn frame_lattice(counts: &[usize]) -> FrameLattice {
 }
 
 /// The tokenizer, for the API's door.
-pub struct PromptTokens(pub Tokenizer);
+pub(crate) struct PromptTokens(pub(crate) Tokenizer);
 
 impl CountTokens for PromptTokens {
     fn count(&self, prompt: &str) -> usize {
@@ -141,11 +140,11 @@ impl CountTokens for PromptTokens {
 }
 
 /// The pipeline behind the worker's seam.
-pub struct PipelineGenerator {
+pub(crate) struct PipelineGenerator {
     /// Loaded on the worker's thread.
-    pub pipeline: CogVideoXPipeline,
+    pub(crate) pipeline: CogVideoXPipeline,
     /// Whether the VAE decodes in tiles.
-    pub vae_tiling: bool,
+    pub(crate) vae_tiling: bool,
 }
 
 impl Generator for PipelineGenerator {

@@ -35,7 +35,7 @@ const INTERRUPT_WAIT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// What keeps it from starting, or a socket that breaks.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     crate::telemetry::init(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(serve(config))

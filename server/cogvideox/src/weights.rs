@@ -99,6 +99,8 @@ fn draw(
     let (scale, offset) = match shape {
         [_] if name.ends_with("weight") => (0.1, 1.0),
         [_] => (0.1, 0.0),
+        // The decoder's last layer: pictures that are not all black and white.
+        [3, ..] => (0.03, 0.0),
         [_, fan_in @ ..] => (1.0 / (fan_in.iter().product::<usize>() as f64).sqrt(), 0.0),
         [] => (1.0, 0.0),
     };
@@ -188,7 +190,7 @@ pub(crate) struct WeightScope<'a> {
     device: &'a Device,
 }
 
-impl<'a> WeightScope<'a> {
+impl WeightScope<'_> {
     /// The scope one name deeper: `scope.pp("attn1").pp("to_q")`.
     pub(crate) fn pp(&self, name: impl std::fmt::Display) -> Self {
         Self { prefix: self.full_name(name), ..self.clone() }
@@ -225,11 +227,6 @@ impl<'a> WeightScope<'a> {
     /// The dtype that tensors are converted to.
     pub(crate) fn dtype(&self) -> DType {
         self.dtype
-    }
-
-    /// Where tensors are placed.
-    pub(crate) fn device(&self) -> &'a Device {
-        self.device
     }
 
     fn full_name(&self, name: impl std::fmt::Display) -> String {

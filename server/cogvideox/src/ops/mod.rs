@@ -35,7 +35,7 @@ pub(crate) fn from_f32(data: Vec<f32>, shape: &[usize], dtype: DType) -> Result<
     Tensor::from_vec(data, shape, &Device::Cpu)?.to_dtype(dtype)
 }
 
-/// SiLU of each element, rounded to the tensor's dtype.
+/// `SiLU` of each element, rounded to the tensor's dtype.
 pub(crate) fn silu(x: &Tensor) -> Result<Tensor> {
     let out = with_f32(x, |x| Ok(x.iter().map(|&x| vector::silu(x)).collect()))?;
     from_f32(out, x.dims(), x.dtype())
@@ -69,6 +69,10 @@ impl Rounding {
     }
 
     /// One value.
+    #[expect(
+        clippy::inline_always,
+        reason = "called in loops that are compiled for registers chosen at run time"
+    )]
     #[inline(always)]
     pub(crate) fn round(self, x: f32) -> f32 {
         match self {

@@ -179,8 +179,8 @@ fn every_register_width_computes_the_same_row() {
     let expected = |block: usize, x: usize, lane: usize| -> f64 {
         let mut sum = f64::from(bias[block].0[lane]);
         for (tap, row) in rows.iter().enumerate() {
-            for k in 0..LANES {
-                sum += f64::from(row[x].0[k]) * f64::from(weights[block * taps + tap][k].0[lane]);
+            for (value, weights) in row[x].0.iter().zip(&weights[block * taps + tap]) {
+                sum += f64::from(*value) * f64::from(weights.0[lane]);
             }
         }
         sum + f64::from(residual[block * 2 * width + 1 + 2 * x].0[lane])
