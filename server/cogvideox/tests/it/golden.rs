@@ -6,18 +6,18 @@ use std::path::PathBuf;
 use candle_core::{DType, Device, Tensor};
 
 /// The forms in `f32`.
-pub const FORMS: [&str; 5] = ["2b", "5b", "5b-i2v", "1.5-5b", "1.5-5b-i2v"];
+pub(crate) const FORMS: [&str; 5] = ["2b", "5b", "5b-i2v", "1.5-5b", "1.5-5b-i2v"];
 
 /// One golden folder.
-pub struct Golden {
-    pub dir: PathBuf,
-    pub json: serde_json::Value,
-    pub dtype: DType,
+pub(crate) struct Golden {
+    pub(crate) dir: PathBuf,
+    pub(crate) json: serde_json::Value,
+    pub(crate) dtype: DType,
     tensors: HashMap<String, Tensor>,
 }
 
 impl Golden {
-    pub fn open(form: &str) -> Self {
+    pub(crate) fn open(form: &str) -> Self {
         let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(form);
         // Python writes infinities as bare words, which JSON does not know.
         let text = std::fs::read_to_string(dir.join("golden.json")).unwrap();
@@ -34,17 +34,17 @@ impl Golden {
         Self { dir, json, dtype, tensors }
     }
 
-    pub fn get(&self, key: &str) -> &Tensor {
+    pub(crate) fn get(&self, key: &str) -> &Tensor {
         self.tensors.get(key).unwrap_or_else(|| panic!("{} has no {key}", self.dir.display()))
     }
 
-    pub fn has(&self, key: &str) -> bool {
+    pub(crate) fn has(&self, key: &str) -> bool {
         self.tensors.contains_key(key)
     }
 }
 
 /// A number of `golden.json`, infinities included.
-pub fn number(value: &serde_json::Value) -> f64 {
+pub(crate) fn number(value: &serde_json::Value) -> f64 {
     value.as_f64().unwrap_or_else(|| value.as_str().unwrap().parse().unwrap())
 }
 
@@ -54,7 +54,7 @@ fn flat(t: &Tensor) -> Vec<f64> {
 
 /// Asserts equal shapes and a greatest absolute difference of at most `bound`.
 #[track_caller]
-pub fn assert_close(what: &str, found: &Tensor, expected: &Tensor, bound: f64) {
+pub(crate) fn assert_close(what: &str, found: &Tensor, expected: &Tensor, bound: f64) {
     assert_eq!(found.dims(), expected.dims(), "{what}: shape");
     let worst = flat(found).iter().zip(flat(expected)).map(|(a, b)| (a - b).abs()).fold(0.0, nan_max);
     println!("{what}: {worst:.2e}");
@@ -63,7 +63,7 @@ pub fn assert_close(what: &str, found: &Tensor, expected: &Tensor, bound: f64) {
 
 /// Asserts equal shapes and a relative L2 difference of at most `bound`.
 #[track_caller]
-pub fn assert_relative(what: &str, found: &Tensor, expected: &Tensor, bound: f64) {
+pub(crate) fn assert_relative(what: &str, found: &Tensor, expected: &Tensor, bound: f64) {
     assert_eq!(found.dims(), expected.dims(), "{what}: shape");
     let (found, expected) = (flat(found), flat(expected));
     let square = |x: f64| x * x;

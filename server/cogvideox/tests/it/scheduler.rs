@@ -1,5 +1,7 @@
 //! Timesteps, coefficients and whole steps of both solvers, and the settings and step counts that are refused.
 
+#![expect(clippy::unreadable_literal, reason = "numbers stand here as torch prints them")]
+
 use std::fs;
 use std::path::Path;
 
