@@ -16,7 +16,7 @@ use crate::tokenize::Tokenize;
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Cli {
-    /// A configuration file over the built-in defaults; COGVIDEOX_CONFIG names one too.
+    /// A configuration file over the built-in defaults; `COGVIDEOX_CONFIG` names one too.
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
     /// One configuration key over everything else, as in --set server.port=9000; may be repeated.

@@ -91,9 +91,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     worker.shutdown(grace).await;
     stop.send_replace(true);
     // Streams and downloads of slow readers must not hold the process.
-    match tokio::time::timeout(INTERRUPT_WAIT, server).await {
-        Ok(ended) => ended??,
-        Err(_) => tracing::warn!("connections still open; closing them"),
+    if let Ok(ended) = tokio::time::timeout(INTERRUPT_WAIT, server).await {
+        ended??;
+    } else {
+        tracing::warn!("connections still open; closing them");
     }
     tracing::info!("stopped");
     Ok(())
