@@ -2,7 +2,7 @@
 //!
 //! No attention mask: padding is encoded and attended to like any token, in all positions. In `f16` the last
 //! projection of each feed-forward stays in `f32` (transformers' `_keep_in_fp32_modules`), which makes the residual
-//! stream `f32` from there on; run plainly in `f16`, T5-XXL overflows. Relies on [`crate::ops`]; must not know the
+//! stream `f32` from there on; run plainly in `f16`, T5-XXL overflows. Relies on `ops`; must not know the
 //! tokenizer or what the embeddings are for.
 
 use std::path::Path;

@@ -28,7 +28,7 @@ enum Kind {
     Pointwise,
     /// Nearest-neighbour upsampling to twice the size, then 3 x 3, on one bordered frame of the small size.
     Upsampling,
-    /// 3 x 3 with stride 2 on one frame of [`split_columns`].
+    /// 3 x 3 with stride 2 on one frame of the columns split into even and odd.
     Downsampling,
 }
 

@@ -1,7 +1,7 @@
 //! `CogVideoXTransformer3DModel`: latents, text and a timestep in, the predicted velocity out.
 //!
 //! One type serves all published forms; its configuration decides between sincos, rotary and learned positions,
-//! patches in space or in space and time, and the `ofs` embedding. Relies on [`crate::ops`] and [`crate::weights`];
+//! patches in space or in space and time, and the `ofs` embedding. Relies on `ops` and `weights`;
 //! must not know schedulers, guidance or how latents become frames.
 
 mod block;

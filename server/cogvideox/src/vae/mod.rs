@@ -1,8 +1,8 @@
 //! The causal 3D autoencoder: videos to latents and back.
 //!
 //! [`AutoencoderKlCogVideoX`] computes what diffusers' class of that name computes, in chunks of time with the
-//! convolution cache passed from one to the next, whole or in tiles. Relies on [`crate::ops`] for arithmetic and on
-//! [`crate::weights`]; must not know the pipeline: scaling factors are the caller's to apply.
+//! convolution cache passed from one to the next, whole or in tiles. Relies on `ops` for arithmetic and on
+//! `weights`; must not know the pipeline: scaling factors are the caller's to apply.
 
 mod coder;
 mod config;
