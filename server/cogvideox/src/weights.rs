@@ -100,7 +100,7 @@ fn draw(
         [_] if name.ends_with("weight") => (0.1, 1.0),
         [_] => (0.1, 0.0),
         // The decoder's last layer: pictures that are not all black and white.
-        [3, ..] => (0.03, 0.0),
+        [3, ..] => (0.015, 0.0),
         [_, fan_in @ ..] => (1.0 / (fan_in.iter().product::<usize>() as f64).sqrt(), 0.0),
         [] => (1.0, 0.0),
     };

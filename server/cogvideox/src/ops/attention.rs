@@ -241,3 +241,97 @@ fn online_softmax(scores: &mut [f32], count: usize, max: &mut [f32], sum: &mut [
         },
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device, Tensor};
+
+    use super::{Attention, KEY_ROWS, RotaryTables};
+    use crate::noise::Generator;
+    use crate::ops::norm::{LayerNorm, Streams};
+    use crate::weights::Weights;
+
+    /// The same in `f64` with the whole score matrix.
+    fn plain(
+        qkv: &[f32],
+        tokens: usize,
+        head_dim: usize,
+        normed: &dyn Fn(&[f32], usize, usize) -> Vec<f64>,
+    ) -> Vec<f64> {
+        let heads = qkv.len() / tokens / 3 / head_dim;
+        let inner = heads * head_dim;
+        let mut out = vec![0.0; tokens * inner];
+        for head in 0..heads {
+            let row = |part: usize, token: usize| {
+                let begin = token * 3 * inner + part * inner + head * head_dim;
+                &qkv[begin..begin + head_dim]
+            };
+            let keys: Vec<Vec<f64>> = (0..tokens).map(|t| normed(row(1, t), 1, t)).collect();
+            for token in 0..tokens {
+                let query = normed(row(0, token), 0, token);
+                let dot = |key: &Vec<f64>| query.iter().zip(key).map(|(q, k)| q * k).sum::<f64>();
+                let weights: Vec<f64> =
+                    keys.iter().map(|key| (dot(key) / (head_dim as f64).sqrt()).exp()).collect();
+                let sum: f64 = weights.iter().sum();
+                for (t, weight) in weights.iter().enumerate() {
+                    for (i, value) in row(2, t).iter().enumerate() {
+                        out[token * inner + head * head_dim + i] += weight / sum * f64::from(*value);
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn blocks_of_keys_give_what_the_whole_score_matrix_gives() {
+        let device = Device::Cpu;
+        let weights = Weights::random(5);
+        // Sizes around the block of keys, beyond two of them, and odd ones.
+        for (tokens, text_len, heads, head_dim) in
+            [(1, 0, 1, 16), (KEY_ROWS, 5, 2, 16), (KEY_ROWS + 1, 7, 1, 32), (2 * KEY_ROWS + 77, 226, 3, 16)]
+        {
+            let scope = weights.root(DType::F32, &device);
+            let norms =
+                ["norm_q", "norm_k"].map(|n| LayerNorm::load(&scope.pp(n), head_dim, 1e-6, true).unwrap());
+            let mut generator = Generator::seed(tokens as u64);
+            let angles: Vec<f32> = generator
+                .randn((tokens - text_len, head_dim / 2), DType::F32)
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1()
+                .unwrap();
+            let twice = |f: fn(f32) -> f32| angles.iter().flat_map(|a| [f(*a), f(*a)]).collect::<Vec<f32>>();
+            let rotary = RotaryTables { cos: twice(f32::cos), sin: twice(f32::sin) };
+            let qkv = generator.randn((1, tokens, 3 * heads * head_dim), DType::F32).unwrap();
+            let attention = Attention {
+                heads,
+                norm_q: &norms[0],
+                norm_k: &norms[1],
+                rotary: Some(&rotary),
+                streams: Streams { text_len },
+            };
+            let found: Vec<f32> = attention.forward(&qkv).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+
+            let normed = |row: &[f32], norm: usize, token: usize| {
+                let tensor = Tensor::from_slice(row, (1, 1, head_dim), &device).unwrap();
+                let row: Vec<f32> =
+                    norms[norm].forward(&tensor).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+                let mut row: Vec<f64> = row.into_iter().map(f64::from).collect();
+                if let Some(position) = token.checked_sub(text_len) {
+                    for (i, pair) in row.chunks_exact_mut(2).enumerate() {
+                        let (sin, cos) = f64::from(angles[position * head_dim / 2 + i]).sin_cos();
+                        (pair[0], pair[1]) = (pair[0] * cos - pair[1] * sin, pair[1] * cos + pair[0] * sin);
+                    }
+                }
+                row
+            };
+            let qkv: Vec<f32> = qkv.flatten_all().unwrap().to_vec1().unwrap();
+            let expected = plain(&qkv, tokens, head_dim, &normed);
+            for (i, (a, b)) in found.iter().zip(&expected).enumerate() {
+                assert!((f64::from(*a) - b).abs() < 5e-6, "{tokens} tokens, element {i}: {a} is not {b}");
+            }
+        }
+    }
+}

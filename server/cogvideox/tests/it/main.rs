@@ -17,3 +17,4 @@ mod text_encoder;
 mod tokenizer;
 mod transformer;
 mod vae;
+mod weights;

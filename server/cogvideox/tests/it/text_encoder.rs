@@ -146,17 +146,18 @@ fn missing_keys_take_the_defaults_of_t5_config() {
 #[test]
 fn another_architecture_is_refused_by_key_and_value() {
     for (key, value, expected) in [
-        ("model_type", "umt5".into(), "config.json: model_type: expected t5, found \"umt5\""),
+        ("model_type", "umt5".into(), "config.json: model_type: expected t5, found umt5"),
         (
             "feed_forward_proj",
             "relu".into(),
-            "config.json: feed_forward_proj: expected gated-gelu, found \"relu\"",
+            "config.json: feed_forward_proj: expected gated-gelu, found relu",
         ),
-        ("dense_act_fn", "gelu".into(), "config.json: dense_act_fn: expected gelu_new, found \"gelu\""),
+        ("dense_act_fn", "gelu".into(), "config.json: dense_act_fn: expected gelu_new, found gelu"),
         ("is_gated_act", false.into(), "config.json: is_gated_act: expected true, found false"),
         ("num_heads", 0.into(), "config.json: num_heads: expected 1 to 16777216, found 0"),
         ("d_kv", u64::MAX.into(), "config.json: d_kv: expected 1 to 16777216, found 18446744073709551615"),
         ("d_ff", "many".into(), "config.json: d_ff: invalid type: string \"many\", expected usize"),
+        ("_class_name", "CLIPTextModel".into(), "_class_name: expected T5EncoderModel, found CLIPTextModel"),
     ] {
         let dir = copy();
         edit_config(dir.path(), key, Some(value));
