@@ -193,6 +193,8 @@ impl QueryBlock<'_> {
                 scores,
             );
             online_softmax(scores, count, &mut scratch.max, &mut scratch.sum, &mut scratch.values);
+            // PyTorch's kernel keeps the sum of the exact weights and hands rounded ones to the second product.
+            self.rounding.round_all(scores);
             let weights = MatrixRef { data: scores, row_stride: count, column_stride: 1 };
             let values = MatrixRef {
                 data: &values[first * value_stride..],

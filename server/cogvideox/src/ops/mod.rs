@@ -81,4 +81,19 @@ impl Rounding {
             Self::Bf16 => rounding::to_bf16(x),
         }
     }
+
+    /// All values in place.
+    pub(crate) fn round_all(self, values: &mut [f32]) {
+        if self == Self::None {
+            return;
+        }
+        vector::dispatch(
+            #[inline(always)]
+            || {
+                for value in values.iter_mut() {
+                    *value = self.round(*value);
+                }
+            },
+        );
+    }
 }
