@@ -4,7 +4,8 @@
 
 use super::VaeConfig;
 use super::coder::{Chunk, Coder};
-use super::layers::{CausalConv, Norm, NormConfig, Resnet, Run, Slots, Upsampler};
+use super::layers::{CausalConv, Norm, NormConfig, Resnet, Run, Slots};
+use super::resample::Upsampler;
 use crate::Result;
 use crate::ops::frame::Frame;
 use crate::weights::WeightScope;

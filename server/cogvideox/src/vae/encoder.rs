@@ -5,7 +5,8 @@
 use super::VaeConfig;
 use super::coder::{Chunk, Coder};
 use super::decoder::{conv_in, conv_out};
-use super::layers::{CausalConv, Downsampler, Norm, NormConfig, Resnet, Run, Slots};
+use super::layers::{CausalConv, Norm, NormConfig, Resnet, Run, Slots};
+use super::resample::Downsampler;
 use crate::Result;
 use crate::ops::frame::Frame;
 use crate::weights::WeightScope;

@@ -10,6 +10,7 @@ mod decoder;
 mod encoder;
 mod layers;
 mod progress;
+mod resample;
 mod tiling;
 
 use std::path::Path;
