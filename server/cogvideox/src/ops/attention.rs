@@ -253,13 +253,11 @@ mod tests {
     use crate::ops::norm::{LayerNorm, Streams};
     use crate::weights::Weights;
 
+    /// Norms and rotates a vector: the row, 0 for a query or 1 for a key, its token.
+    type Normed<'a> = dyn Fn(&[f32], usize, usize) -> Vec<f64> + 'a;
+
     /// The same in `f64` with the whole score matrix.
-    fn plain(
-        qkv: &[f32],
-        tokens: usize,
-        head_dim: usize,
-        normed: &dyn Fn(&[f32], usize, usize) -> Vec<f64>,
-    ) -> Vec<f64> {
+    fn plain(qkv: &[f32], tokens: usize, head_dim: usize, normed: &Normed<'_>) -> Vec<f64> {
         let heads = qkv.len() / tokens / 3 / head_dim;
         let inner = heads * head_dim;
         let mut out = vec![0.0; tokens * inner];
