@@ -17,6 +17,32 @@ pub enum Error {
         /// How many may wait.
         capacity: u32,
     },
+    /// As many videos of one API key wait as may.
+    #[error("{limit} videos of this API key wait already, which is its limit")]
+    KeyQueueFull {
+        /// How many of one key may wait.
+        limit: u32,
+    },
+    /// An idempotency key came again with another request.
+    #[error("this idempotency key was used for another request before")]
+    IdempotencyKeyReuse,
+    /// Only a waiting video has a priority that can be changed.
+    #[error("video {id} is {status}, expected queued")]
+    NotQueued {
+        /// The video.
+        id: VideoId,
+        /// What it is instead.
+        status: Status,
+    },
+    /// No API key has this name or id.
+    #[error("no API key has the name or id {0:?}")]
+    KeyNotFound(String),
+    /// An API key has this name already.
+    #[error("an API key has the name {0:?} already")]
+    KeyNameTaken(String),
+    /// Not a name for an API key.
+    #[error("{0:?} is not a name for an API key, expected 1 to 64 of a-z, A-Z, 0-9, '_', '-' and '.'")]
+    InvalidKeyName(String),
     /// Only a settled video can be deleted.
     #[error("video {id} is {status}, expected completed, failed or cancelled")]
     NotTerminal {

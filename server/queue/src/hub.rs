@@ -12,41 +12,74 @@ use std::{
 use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Lease, Progress, Status, Video, VideoId, row::Row};
+use crate::{
+    DurableEvent, KeyId, Lease, Progress, Stage, Status, Topic, Video, VideoId, pace::Pace, row::Row,
+};
 
-/// How many events a subscriber may be behind before it is told to read the row again.
+/// How many items a subscriber may be behind before it must read the events and the row again.
 const BACKLOG: usize = 1024;
 
 /// How long progress may stay in memory before it is written to the row.
 const WRITE_EVERY_MS: i64 = 1000;
 
-/// Something that happened to a video.
+/// Something to tell about a video.
 #[derive(Debug, Clone)]
-pub enum Event {
-    /// A worker claimed it.
-    Started(Arc<Video>),
+pub enum News {
+    /// It happened for good. `seq` rises from one to the next.
+    Event {
+        /// What happened.
+        event: Arc<DurableEvent>,
+        /// The video as it then was.
+        video: Arc<Video>,
+    },
     /// It came further.
     Progress {
         /// The attempt that came further.
         attempt: u32,
         /// How far.
         progress: Progress,
+        /// How long the last step took.
+        step_ms: Option<f64>,
     },
-    /// It runs, and somebody asked for it to be cancelled.
-    Cancelling(Arc<Video>),
-    /// It is back in the queue, its worker being stopped or lost.
-    Requeued(Arc<Video>),
-    /// It is completed, failed or cancelled: nothing follows.
-    Settled(Arc<Video>),
-    /// The subscriber was too slow and missed something: read the row again.
+    /// What it looks like so far.
+    Preview {
+        /// The attempt.
+        attempt: u32,
+        /// Steps finished.
+        step: u32,
+        /// A small picture.
+        jpeg: Arc<[u8]>,
+    },
+}
+
+/// News, and whose they are.
+#[derive(Debug, Clone)]
+pub struct NewsItem {
+    /// The video.
+    pub video_id: VideoId,
+    /// Its API key.
+    pub owner: Option<KeyId>,
+    /// What there is to tell.
+    pub news: News,
+}
+
+/// What a subscriber hears.
+#[derive(Debug, Clone)]
+pub enum Heard {
+    /// One item.
+    News(Arc<NewsItem>),
+    /// The subscriber was too slow and missed some: the durable ones are in the table.
     Lagged,
 }
 
 #[derive(Debug)]
 pub(crate) struct Hub {
-    news: broadcast::Sender<(VideoId, Event)>,
+    news: broadcast::Sender<Arc<NewsItem>>,
     running: Mutex<HashMap<VideoId, Running>>,
+    previews: Mutex<HashMap<VideoId, usize>>,
+    pace: Mutex<Pace>,
     pub(crate) work: Notify,
+    pub(crate) deliveries: Notify,
 }
 
 /// What the hub knows about a video that a worker has.
@@ -54,50 +87,70 @@ pub(crate) struct Hub {
 pub(crate) struct Running {
     generation: i64,
     attempt: u32,
+    owner: Option<KeyId>,
+    megapixels: f64,
+    total_steps: u32,
+    /// The percents that earlier attempts came to.
+    floor_percent: u8,
     progress: Option<Progress>,
+    /// The last denoising step heard of in this attempt, and when.
+    last_step: Option<(u32, i64)>,
     written_at_ms: i64,
     cancel: CancellationToken,
 }
 
-/// What became of a report of progress.
+/// What became of a report.
 pub(crate) enum Advance {
-    /// The lease is not the running one.
-    Lost,
-    /// Published; the row can wait.
+    /// Subscribers know.
     Published,
-    /// Published, and the row is due to be told.
+    /// They do, and the row must.
     Write(Progress),
+    /// The lease is not the one that runs.
+    Lost,
 }
 
 impl Hub {
-    pub(crate) fn new() -> Self {
-        Self { news: broadcast::channel(BACKLOG).0, running: Mutex::default(), work: Notify::new() }
+    pub(crate) fn new(pace: Pace) -> Self {
+        Self {
+            news: broadcast::channel(BACKLOG).0,
+            running: Mutex::default(),
+            previews: Mutex::default(),
+            pace: Mutex::new(pace),
+            work: Notify::new(),
+            deliveries: Notify::new(),
+        }
     }
 
-    pub(crate) fn subscribe(&self, id: VideoId) -> Subscription {
-        Subscription { id, news: self.news.subscribe(), seen: None }
+    pub(crate) fn subscribe(&self, topic: Topic) -> Subscription {
+        Subscription { topic, news: self.news.subscribe(), seq: 0, seen: None }
     }
 
+    /// A video was claimed; the news of it follow by [`Hub::publish`].
     pub(crate) fn started(&self, row: &Row, now_ms: i64) -> CancellationToken {
         let cancel = CancellationToken::new();
+        let video = &row.video;
         let running = Running {
             generation: row.generation,
-            attempt: row.video.attempt,
+            attempt: video.attempt,
+            owner: video.owner.clone(),
+            megapixels: video.params.megapixels(),
+            total_steps: video.total_steps,
+            floor_percent: video.progress,
             progress: None,
+            last_step: None,
             written_at_ms: now_ms,
             cancel: cancel.clone(),
         };
-        self.lock().insert(row.video.id, running);
-        self.publish(row.video.id, Event::Started(Arc::new(row.video.clone())));
+        lock(&self.running).insert(video.id, running);
         cancel
     }
 
     pub(crate) fn advance(&self, lease: &Lease, mut next: Progress, now_ms: i64) -> Advance {
-        let mut all = self.lock();
+        let mut all = lock(&self.running);
         let Some(running) = all.get_mut(&lease.video_id).filter(|r| r.generation == lease.generation) else {
             return Advance::Lost;
         };
-        next.percent = next.percent.min(99);
+        next.percent = next.percent.clamp(running.floor_percent.min(99), 99);
         if let Some(last) = running.progress {
             if (next.stage, next.step) < (last.stage, last.step) {
                 next = last;
@@ -105,10 +158,15 @@ impl Hub {
             next.percent = next.percent.max(last.percent);
         }
         let stage_changed = running.progress.is_none_or(|last| last.stage != next.stage);
+        let step_ms = running.step_ms(next, now_ms);
+        if let Some(ms) = step_ms {
+            lock(&self.pace).step_took(ms, running.megapixels);
+        }
         if running.progress != Some(next) {
             running.progress = Some(next);
             // Published under the lock, so that reports of one video keep their order.
-            self.publish(lease.video_id, Event::Progress { attempt: running.attempt, progress: next });
+            let news = News::Progress { attempt: running.attempt, progress: next, step_ms };
+            self.send(NewsItem { video_id: lease.video_id, owner: running.owner.clone(), news });
         }
         if stage_changed || now_ms - running.written_at_ms >= WRITE_EVERY_MS {
             running.written_at_ms = now_ms;
@@ -117,39 +175,77 @@ impl Hub {
         Advance::Published
     }
 
-    pub(crate) fn cancelling(&self, video: &Video) {
-        if let Some(running) = self.lock().get(&video.id) {
-            running.cancel.cancel();
+    pub(crate) fn preview(&self, lease: &Lease, step: u32, jpeg: Vec<u8>) {
+        let all = lock(&self.running);
+        if let Some(running) = all.get(&lease.video_id).filter(|r| r.generation == lease.generation) {
+            let news = News::Preview { attempt: running.attempt, step, jpeg: jpeg.into() };
+            self.send(NewsItem { video_id: lease.video_id, owner: running.owner.clone(), news });
         }
-        self.publish(video.id, Event::Cancelling(Arc::new(video.clone())));
     }
 
-    pub(crate) fn requeued(&self, video: &Video) {
-        self.lock().remove(&video.id);
-        self.publish(video.id, Event::Requeued(Arc::new(video.clone())));
-        self.work.notify_one();
+    /// Tells of a change that is committed, and does what it means for whoever runs or waits.
+    pub(crate) fn publish(&self, event: &Arc<DurableEvent>, video: &Video) {
+        if video.status == Status::InProgress {
+            if video.cancel_requested_at_ms.is_some()
+                && let Some(running) = lock(&self.running).get(&video.id)
+            {
+                running.cancel.cancel();
+            }
+        } else {
+            lock(&self.running).remove(&video.id);
+        }
+        if video.status == Status::Queued {
+            self.work.notify_one();
+        }
+        let news = News::Event { event: Arc::clone(event), video: Arc::new(video.clone()) };
+        self.send(NewsItem { video_id: video.id, owner: video.owner.clone(), news });
     }
 
-    pub(crate) fn settled(&self, video: &Video) {
-        self.lock().remove(&video.id);
-        self.publish(video.id, Event::Settled(Arc::new(video.clone())));
+    pub(crate) fn finished(&self, video: &Video) {
+        // The stages of a video that was gone on with are those of its last attempt only.
+        if video.attempt == 1 {
+            lock(&self.pace).video_took(&video.params, &video.timings);
+        }
     }
 
     /// What runs now. Take it *before* reading rows: a row read later is either still in progress, and this is at
     /// most a moment old, or has moved on and does not need it.
     pub(crate) fn running(&self) -> HashMap<VideoId, Running> {
-        self.lock().clone()
+        lock(&self.running).clone()
     }
 
-    fn publish(&self, id: VideoId, event: Event) {
+    pub(crate) fn pace<T>(&self, ask: impl FnOnce(&Pace) -> T) -> T {
+        ask(&lock(&self.pace))
+    }
+
+    /// Milliseconds until this running video is finished.
+    pub(crate) fn remaining_ms(&self, id: VideoId) -> Option<f64> {
+        let running = lock(&self.running).get(&id).cloned()?;
+        self.pace(|pace| pace.remaining_ms(running.megapixels, running.total_steps, running.progress))
+    }
+
+    /// Milliseconds until everything that runs now is finished, as far as known.
+    pub(crate) fn all_remaining_ms(&self) -> f64 {
+        let running = self.running();
+        self.pace(|pace| {
+            let remaining = |r: &Running| pace.remaining_ms(r.megapixels, r.total_steps, r.progress);
+            running.values().filter_map(remaining).sum()
+        })
+    }
+
+    pub(crate) fn previews(&self) -> MutexGuard<'_, HashMap<VideoId, usize>> {
+        lock(&self.previews)
+    }
+
+    fn send(&self, item: NewsItem) {
         // No receiver is no failure: nobody is listening.
-        let _ = self.news.send((id, event));
+        let _ = self.news.send(Arc::new(item));
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<VideoId, Running>> {
-        // Nothing panics while holding it, and every entry is whole at any time.
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while holding one, and what they hold is whole at any time.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Running {
@@ -168,56 +264,79 @@ impl Running {
             video.progress = video.progress.max(live.percent);
         }
     }
+
+    /// How long each step since the last report took.
+    fn step_ms(&mut self, next: Progress, now_ms: i64) -> Option<f64> {
+        if next.stage != Stage::Denoise {
+            self.last_step = None;
+            return None;
+        }
+        let (last, at_ms) =
+            self.last_step.filter(|(last, _)| *last <= next.step).unwrap_or((next.step, now_ms));
+        if last == next.step {
+            self.last_step = Some((last, at_ms));
+            return None;
+        }
+        self.last_step = Some((next.step, now_ms));
+        Some((now_ms - at_ms).max(0) as f64 / f64::from(next.step - last))
+    }
 }
 
-fn point(video: &Video) -> (Option<crate::Stage>, u32, u8) {
+fn point(video: &Video) -> (Option<Stage>, u32, u8) {
     (video.stage, video.step, video.progress)
 }
 
-/// News of one video, from the moment of subscribing.
+/// News of one topic, from the moment of subscribing.
 ///
-/// Subscribe first, then read the row and say so with [`Subscription::seen`]; then nothing is missed, and nothing
-/// older than the row is told again.
+/// Subscribe first, then read what there is and say so with [`Subscription::seen`]; then nothing is missed, and
+/// nothing older is told again.
 #[derive(Debug)]
 pub struct Subscription {
-    id: VideoId,
-    news: broadcast::Receiver<(VideoId, Event)>,
+    topic: Topic,
+    news: broadcast::Receiver<Arc<NewsItem>>,
+    seq: i64,
     seen: Option<Video>,
 }
 
 impl Subscription {
-    /// The row as the subscriber now knows it: events that it already contains are left out from here on.
-    pub fn seen(&mut self, video: &Video) {
-        self.seen = Some(video.clone());
+    /// Events up to `seq` are known to the subscriber, and so is this video as it is here: what they already contain
+    /// is left out from here on.
+    pub fn seen(&mut self, seq: i64, video: Option<&Video>) {
+        self.seq = self.seq.max(seq);
+        if let Some(video) = video {
+            self.seen = Some(video.clone());
+        }
     }
 
-    /// The next event, or `None` when the queue is gone.
-    pub async fn recv(&mut self) -> Option<Event> {
+    /// The next news, or `None` when the queue is gone.
+    pub async fn recv(&mut self) -> Option<Heard> {
         loop {
             match self.news.recv().await {
-                Ok((id, event)) if id == self.id && !self.is_old(&event) => return Some(event),
+                Ok(item) if self.topic.covers(item.video_id, item.owner.as_ref()) && !self.is_old(&item) => {
+                    return Some(Heard::News(item));
+                }
                 Ok(_) => {}
-                Err(broadcast::error::RecvError::Lagged(_)) => return Some(Event::Lagged),
+                Err(broadcast::error::RecvError::Lagged(_)) => return Some(Heard::Lagged),
                 Err(broadcast::error::RecvError::Closed) => return None,
             }
         }
     }
 
-    fn is_old(&self, event: &Event) -> bool {
-        let Some(seen) = &self.seen else { return false };
-        match event {
-            Event::Started(video) => video.attempt <= seen.attempt,
-            Event::Progress { attempt, progress } => {
-                *attempt < seen.attempt
-                    || (*attempt == seen.attempt
-                        && (Some(progress.stage), progress.step, progress.percent) <= point(seen))
+    fn is_old(&mut self, item: &NewsItem) -> bool {
+        match &item.news {
+            News::Event { event, .. } => {
+                let old = event.seq <= self.seq;
+                self.seq = self.seq.max(event.seq);
+                old
             }
-            Event::Cancelling(_) => seen.cancel_requested_at_ms.is_some(),
-            Event::Requeued(video) => {
-                video.attempt < seen.attempt
-                    || (video.attempt == seen.attempt && seen.status != Status::InProgress)
+            News::Progress { attempt, progress, .. } => {
+                self.seen.as_ref().filter(|seen| seen.id == item.video_id).is_some_and(|seen| {
+                    *attempt < seen.attempt
+                        || (*attempt == seen.attempt
+                            && (Some(progress.stage), progress.step, progress.percent) <= point(seen))
+                })
             }
-            Event::Settled(_) | Event::Lagged => false,
+            News::Preview { .. } => false,
         }
     }
 }

@@ -73,6 +73,15 @@ pub struct Progress {
     pub percent: u8,
 }
 
+/// How much a step takes, as far as it was measured here.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// Its place in the line, 1 being the next; none unless it waits.
+    pub queue_position: Option<u32>,
+    /// How long until it is finished; none before anything was measured, and after the end.
+    pub eta_ms: Option<u64>,
+}
+
 /// What a rescue did with the rows whose worker is gone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rescued {

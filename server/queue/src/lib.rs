@@ -18,17 +18,35 @@
 
 mod claims;
 mod clock;
+mod database;
+mod door;
+mod enqueue;
 mod error;
+mod estimate;
+mod events;
 mod hub;
+mod keys;
 mod lease;
+mod outbox;
+mod pace;
+mod previews;
 mod queue;
+mod retention;
 mod row;
+mod settle;
 mod video;
 
 pub use clock::{Clock, SystemClock};
 pub use error::{Error, Result};
-pub use hub::{Event, Subscription};
-pub use lease::{Claim, Heartbeat, Lease, Owner, Progress, Rescued};
+pub use events::{DurableEvent, EventKind, Topic};
+pub use hub::{Heard, News, NewsItem, Subscription};
+pub use keys::{ApiKey, ApiKeys, KeyId, KeyLimits, NewKey, Scope};
+pub use lease::{Claim, Estimate, Heartbeat, Lease, Owner, Progress, Rescued};
+pub use outbox::{Delivery, DeliveryOutcome, Outbox};
+pub use previews::PreviewWish;
 pub use queue::{Counts, ListQuery, Order, Page, Queue, QueueOptions};
 pub use tokio_util::sync::CancellationToken;
-pub use video::{JobError, NewVideo, Output, Stage, Status, Timings, Video, VideoId, VideoParams};
+pub use video::{
+    Enqueued, Finished, JobError, NewVideo, Output, OutputFile, Stage, Status, Submission, Timings, Video,
+    VideoId, VideoParams,
+};

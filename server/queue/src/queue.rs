@@ -1,21 +1,21 @@
-//! The queue as its door sees it: open, enqueue, look, cancel, delete. The worker's side is in `claims`.
+//! The queue itself: opening it and looking at it. What comes in is in `enqueue`, what is asked from the door in
+//! `door`, the worker's side in `claims` and `settle`.
 //!
-//! Relies on SQLite in WAL mode with one writing connection. Whoever holds the writer commits and publishes before
-//! letting go, which makes the order of the news the order of the commits. Reads go to other connections and wait
-//! for nobody.
+//! Relies on one writing connection. Whoever holds the writer commits and publishes before letting go, which makes
+//! the order of the news the order of the commits. Reads go to other connections and wait for nobody.
 
-use std::{fs::File, future::Future, path::Path, sync::Arc, time::Duration};
+use std::{fs::File, future::Future, path::Path, sync::Arc};
 
-use sqlx::{
-    Connection as _, SqliteConnection, SqlitePool,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
-};
+use sqlx::{SqliteConnection, SqlitePool, sqlite::SqliteRow};
 use tokio::sync::Mutex;
 
-use crate::{Clock, Error, NewVideo, Result, Status, Subscription, Video, VideoId, hub::Hub, row::Row};
+use crate::{
+    ApiKeys, Clock, Error, KeyId, KeyLimits, Result, Subscription, Topic, Video, VideoId, database, hub::Hub,
+    pace::Pace, row::Row,
+};
 
-const READERS: u32 = 4;
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Finished videos from which the pace is known at the start.
+const PACE_FROM_VIDEOS: u32 = 21;
 
 /// What an operator decides about the queue.
 #[derive(Debug, Clone, Copy)]
@@ -24,8 +24,11 @@ pub struct QueueOptions {
     pub capacity: u32,
     /// How long after its last heartbeat a worker is given up for lost.
     pub lease_ms: i64,
-    /// How many attempts a video may lose with their worker before it is given up too.
+    /// How many attempts in a row a video may lose with their worker, none getting further than those before, until
+    /// it is given up too.
     pub max_attempts: u32,
+    /// What one API key may take, unless the key says otherwise.
+    pub key_limits: KeyLimits,
 }
 
 /// The job table. Clones share it.
@@ -36,7 +39,7 @@ pub struct Queue {
 
 pub(crate) struct Inner {
     pub(crate) writer: Mutex<SqliteConnection>,
-    readers: SqlitePool,
+    pub(crate) readers: SqlitePool,
     pub(crate) hub: Hub,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) options: QueueOptions,
@@ -45,7 +48,7 @@ pub(crate) struct Inner {
 }
 
 /// Which videos to list.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ListQuery {
     /// Begin behind this one.
     pub after: Option<VideoId>,
@@ -53,6 +56,8 @@ pub struct ListQuery {
     pub limit: u32,
     /// In this order of creation.
     pub order: Order,
+    /// Only those of this API key.
+    pub owner: Option<KeyId>,
 }
 
 /// An order of creation.
@@ -74,12 +79,16 @@ pub struct Page {
 }
 
 /// How much there is to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Counts {
     /// Waiting for a worker.
     pub queued: u32,
     /// With a worker.
     pub in_progress: u32,
+    /// When the oldest of those that wait was enqueued.
+    pub oldest_queued_at_ms: Option<i64>,
+    /// Whether nothing is claimed for now.
+    pub paused: bool,
 }
 
 impl std::fmt::Debug for Queue {
@@ -95,56 +104,19 @@ impl Queue {
     /// [`Error::Locked`] while another process has it: `<path>.lock` is held until the last clone is dropped, or
     /// the process dies.
     pub async fn open(path: &Path, clock: Arc<dyn Clock>, options: QueueOptions) -> Result<Self> {
-        let lock = lock(path)?;
-        let connect = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Normal)
-            .foreign_keys(true)
-            .busy_timeout(BUSY_TIMEOUT);
-        let mut writer = SqliteConnection::connect_with(&connect).await?;
-        sqlx::migrate!("../../migrations/sqlite").run(&mut writer).await?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .connect_lazy_with(connect.create_if_missing(false).read_only(true));
+        let lock = database::lock(path)?;
+        let mut writer = database::connect(path).await?;
+        database::migrate(&mut writer).await?;
+        let hub = Hub::new(past_pace(&mut writer).await?);
+        let readers = database::pool(database::options(path).create_if_missing(false).read_only(true));
         let writer = Mutex::new(writer);
-        let inner = Inner { writer, readers, hub: Hub::new(), clock, options, _lock: lock };
+        let inner = Inner { writer, readers, hub, clock, options, _lock: lock };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Puts a video at the end of its priority's line.
-    ///
-    /// # Errors
-    /// [`Error::QueueFull`] when as many wait as may.
-    pub async fn enqueue(&self, new: NewVideo) -> Result<Video> {
-        self.write(async move |inner| {
-            let mut writer = inner.writer.lock().await;
-            let query = sqlx::query(
-                "INSERT INTO videos (id, model, params, metadata, warnings, prompt_tokens, prompt_truncated,
-                                     priority, total_steps, created_at_ms)
-                 SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
-                 WHERE (SELECT count(*) FROM videos WHERE status = 'queued') < ?
-                 RETURNING *",
-            )
-            // Made while holding the writer, so that ids rise in the order of the commits.
-            .bind(VideoId::new().to_string())
-            .bind(new.model)
-            .bind(to_json(&new.params))
-            .bind(to_json(&new.metadata))
-            .bind(to_json(&new.warnings))
-            .bind(new.prompt_tokens)
-            .bind(new.prompt_truncated)
-            .bind(new.priority)
-            .bind(new.params.num_inference_steps)
-            .bind(inner.clock.now_ms())
-            .bind(inner.options.capacity);
-            let row = one(&query.fetch_all(&mut *writer).await?)?;
-            let row = row.ok_or(Error::QueueFull { capacity: inner.options.capacity })?;
-            inner.hub.work.notify_one();
-            Ok(row.video)
-        })
-        .await
+    /// The API keys of the same database, for looking keys up.
+    pub fn api_keys(&self) -> ApiKeys {
+        ApiKeys::of_pool(self.inner.readers.clone(), Arc::clone(&self.inner.clock))
     }
 
     /// The video, as far as it has come.
@@ -152,13 +124,26 @@ impl Queue {
     /// # Errors
     /// [`Error::NotFound`].
     pub async fn get(&self, id: VideoId) -> Result<Video> {
+        Ok(self.snapshot(id).await?.0)
+    }
+
+    /// The video, and the number of its newest event: what a subscriber has then seen.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn snapshot(&self, id: VideoId) -> Result<(Video, i64)> {
         let running = self.inner.hub.running();
-        let query = sqlx::query("SELECT * FROM videos WHERE id = ?").bind(id.to_string());
-        let mut row = one(&query.fetch_all(&self.inner.readers).await?)?.ok_or(Error::NotFound(id))?;
+        let query = sqlx::query(
+            "SELECT *, coalesce((SELECT max(seq) FROM events WHERE video_id = videos.id), 0) AS last_seq
+             FROM videos WHERE id = ?",
+        )
+        .bind(id.to_string());
+        let rows = query.fetch_all(&self.inner.readers).await?;
+        let mut row = one(&rows)?.ok_or(Error::NotFound(id))?;
         if let Some(running) = running.get(&id) {
             running.lay_over(&mut row);
         }
-        Ok(row.video)
+        Ok((row.video, sqlx::Row::try_get(&rows[0], "last_seq")?))
     }
 
     /// A part of all videos, in the order of their creation.
@@ -167,20 +152,28 @@ impl Queue {
     /// [`Error::NotFound`] if `after` is not there to begin behind.
     pub async fn list(&self, query: ListQuery) -> Result<Page> {
         if let Some(after) = query.after {
-            self.get(after).await?;
+            let known = self.get(after).await?;
+            if query.owner.is_some() && known.owner != query.owner {
+                return Err(Error::NotFound(after));
+            }
         }
         let running = self.inner.hub.running();
-        let after = query.after.map(|id| id.to_string());
-        let rows = match query.order {
-            Order::Ascending => {
-                sqlx::query("SELECT * FROM videos WHERE ?1 IS NULL OR id > ?1 ORDER BY id LIMIT ?2")
-            }
-            Order::Descending => {
-                sqlx::query("SELECT * FROM videos WHERE ?1 IS NULL OR id < ?1 ORDER BY id DESC LIMIT ?2")
-            }
+        let (compare, direction) = match query.order {
+            Order::Ascending => (">", "ASC"),
+            Order::Descending => ("<", "DESC"),
         };
-        // One more than asked for tells whether more follow.
-        let rows = rows.bind(after).bind(i64::from(query.limit) + 1).fetch_all(&self.inner.readers).await?;
+        let owner = if query.owner.is_some() { "owner = ?3" } else { "?3 IS NULL" };
+        // Four texts in all, none of them a client's.
+        let text = format!(
+            "SELECT * FROM videos WHERE (?1 IS NULL OR id {compare} ?1) AND {owner} ORDER BY id {direction} LIMIT ?2"
+        );
+        let rows = sqlx::query(sqlx::AssertSqlSafe(text))
+            .bind(query.after.map(|id| id.to_string()))
+            // One more than asked for tells whether more follow.
+            .bind(i64::from(query.limit) + 1)
+            .bind(query.owner.map(|key| key.0))
+            .fetch_all(&self.inner.readers)
+            .await?;
         let mut videos = Vec::with_capacity(rows.len());
         for row in &rows {
             let mut row = Row::read(row)?;
@@ -194,102 +187,31 @@ impl Queue {
         Ok(Page { videos, has_more })
     }
 
-    /// Asks for a video to be cancelled and returns it as it then is. A waiting one is cancelled at once; a running
-    /// one stays in progress until its worker has stopped; a settled one stays as it is.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`].
-    pub async fn request_cancel(&self, id: VideoId) -> Result<Video> {
-        let changed = self.write(async move |inner| {
-            let mut writer = inner.writer.lock().await;
-            let query = sqlx::query(
-                "UPDATE videos SET
-                     cancel_requested_at_ms = ?1,
-                     completed_at_ms = CASE status WHEN 'queued' THEN ?1 END,
-                     status = CASE status WHEN 'queued' THEN 'cancelled' ELSE status END
-                 WHERE id = ?2 AND status IN ('queued', 'in_progress') AND cancel_requested_at_ms IS NULL
-                 RETURNING *",
-            )
-            .bind(inner.clock.now_ms())
-            .bind(id.to_string());
-            let running = inner.hub.running();
-            let Some(mut row) = one(&query.fetch_all(&mut *writer).await?)? else { return Ok(None) };
-            if let Some(running) = running.get(&id) {
-                running.lay_over(&mut row);
-            }
-            if row.video.status == Status::Cancelled {
-                inner.hub.settled(&row.video);
-            } else {
-                inner.hub.cancelling(&row.video);
-            }
-            Ok(Some(row.video))
-        });
-        match changed.await? {
-            Some(video) => {
-                tracing::info!(job.id = %id, job.status = %video.status, "cancel requested");
-                Ok(video)
-            }
-            None => self.get(id).await,
-        }
-    }
-
-    /// Removes a settled video and returns it as it was, so that its file can be removed too.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`]; [`Error::NotTerminal`] while it waits or runs.
-    pub async fn delete(&self, id: VideoId) -> Result<Video> {
-        let deleted = self.write(async move |inner| {
-            let mut writer = inner.writer.lock().await;
-            let query = sqlx::query(
-                "DELETE FROM videos WHERE id = ? AND status IN ('completed', 'failed', 'cancelled') RETURNING *",
-            )
-            .bind(id.to_string());
-            one(&query.fetch_all(&mut *writer).await?)
-        });
-        match deleted.await? {
-            Some(row) => Ok(row.video),
-            None => Err(Error::NotTerminal { id, status: self.get(id).await?.status }),
-        }
-    }
-
-    /// The place of a waiting video, 1 being the next to be claimed; `None` unless it waits.
-    pub async fn queue_position(&self, id: VideoId) -> Result<Option<u32>> {
-        let position: Option<u32> = sqlx::query_scalar(
-            "SELECT (SELECT count(*) FROM videos v WHERE v.status = 'queued'
-                     AND (v.priority > me.priority OR (v.priority = me.priority AND v.id <= me.id)))
-             FROM videos me WHERE me.id = ? AND me.status = 'queued'",
-        )
-        .bind(id.to_string())
-        .fetch_optional(&self.inner.readers)
-        .await?;
-        Ok(position)
-    }
-
     /// How much there is to do.
     pub async fn counts(&self) -> Result<Counts> {
-        let (queued, in_progress) = sqlx::query_as(
+        let (queued, in_progress, oldest_queued_at_ms, paused) = sqlx::query_as(
             "SELECT (SELECT count(*) FROM videos WHERE status = 'queued'),
-                    (SELECT count(*) FROM videos WHERE status = 'in_progress')",
+                    (SELECT count(*) FROM videos WHERE status = 'in_progress'),
+                    -- The ids sort by creation.
+                    (SELECT created_at_ms FROM videos WHERE id = (SELECT min(id) FROM videos WHERE status = 'queued')),
+                    (SELECT paused FROM queue_state)",
         )
         .fetch_one(&self.inner.readers)
         .await?;
-        Ok(Counts { queued, in_progress })
+        Ok(Counts { queued, in_progress, oldest_queued_at_ms, paused })
     }
 
-    /// The keys of all finished files, for the store to sweep by.
-    pub async fn output_keys(&self) -> Result<Vec<String>> {
-        let keys = sqlx::query_scalar("SELECT output_key FROM videos WHERE output_key IS NOT NULL")
-            .fetch_all(&self.inner.readers)
-            .await?;
-        Ok(keys)
+    /// What an operator decided.
+    pub fn options(&self) -> QueueOptions {
+        self.inner.options
     }
 
-    /// News of a video. Subscribe before reading its row.
-    pub fn subscribe(&self, id: VideoId) -> Subscription {
-        self.inner.hub.subscribe(id)
+    /// News of a topic. Subscribe before reading what there is.
+    pub fn subscribe(&self, topic: Topic) -> Subscription {
+        self.inner.hub.subscribe(topic)
     }
 
-    /// Waits until a video was put in the queue since the last call.
+    /// Waits until a video was put in the queue since the last call, or the queue was resumed.
     pub async fn work_available(&self) {
         self.inner.hub.work.notified().await;
     }
@@ -322,15 +244,17 @@ pub(crate) fn to_json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).expect("plain structs with string keys become JSON")
 }
 
-fn lock(path: &Path) -> Result<File> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let path = Path::new(&name);
-    let file = File::options().create(true).truncate(false).write(true).open(path);
-    let file = file.map_err(|source| Error::LockFile { path: path.to_owned(), source })?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Locked { path: path.to_owned() }),
-        Err(std::fs::TryLockError::Error(source)) => Err(Error::LockFile { path: path.to_owned(), source }),
+async fn past_pace(connection: &mut SqliteConnection) -> Result<Pace> {
+    let rows = sqlx::query(
+        "SELECT * FROM videos WHERE status = 'completed' AND attempt = 1 ORDER BY completed_at_ms DESC LIMIT ?",
+    )
+    .bind(PACE_FROM_VIDEOS)
+    .fetch_all(connection)
+    .await?;
+    let mut pace = Pace::default();
+    for row in rows.iter().rev() {
+        let video = Row::read(row)?.video;
+        pace.video_took(&video.params, &video.timings);
     }
+    Ok(pace)
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::Error;
+use crate::{Error, KeyId};
 
 /// Names a video. Ids sort in the order in which they were made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,6 +16,12 @@ const ID_PREFIX: &str = "video_";
 impl VideoId {
     pub(crate) fn new() -> Self {
         Self(Uuid::now_v7())
+    }
+}
+
+impl Serialize for VideoId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -131,6 +137,13 @@ pub struct VideoParams {
     pub seed: u64,
 }
 
+impl VideoParams {
+    /// Megapixels of all frames: what one denoising step takes, but for the speed of the device.
+    pub(crate) fn megapixels(&self) -> f64 {
+        f64::from(self.width) * f64::from(self.height) * f64::from(self.num_frames) / 1e6
+    }
+}
+
 /// A video to be made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewVideo {
@@ -148,6 +161,38 @@ pub struct NewVideo {
     pub warnings: Vec<String>,
     /// The user's own notes.
     pub metadata: BTreeMap<String, String>,
+    /// The API key that it belongs to; none where the server has no keys.
+    pub owner: Option<KeyId>,
+    /// The prompt as the user sent it, if the model is to read another.
+    pub sent_prompt: Option<String>,
+    /// The video of which this is a variation.
+    pub remixed_from: Option<VideoId>,
+    /// The video of which this is another try.
+    pub retry_of: Option<VideoId>,
+    /// Who is to be told when it has ended.
+    pub webhook_url: Option<String>,
+    /// By what a repeated request is known.
+    pub submission: Option<Submission>,
+}
+
+/// By what a repeated request is known for the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submission {
+    /// A digest of the request's canonical fields.
+    pub fingerprint: String,
+    /// The client's `Idempotency-Key`.
+    pub idempotency_key: Option<String>,
+    /// How often the client says that it has tried before.
+    pub retry_count: u32,
+}
+
+/// What became of a request for a video.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Enqueued {
+    /// The video.
+    pub video: Video,
+    /// Whether it was there before: the request repeats an earlier one.
+    pub replayed: bool,
 }
 
 /// A video, as the row says and, while it runs, as its worker says.
@@ -167,7 +212,7 @@ pub struct Video {
     pub step: u32,
     /// Denoising steps in all.
     pub total_steps: u32,
-    /// 0 to 99 until it is completed, then 100. Never falls within an attempt.
+    /// 0 to 99 until it is completed, then 100. Never falls.
     pub progress: u8,
     /// How often it was claimed.
     pub attempt: u32,
@@ -195,6 +240,25 @@ pub struct Video {
     pub started_at_ms: Option<i64>,
     /// When it was settled, however it ended.
     pub completed_at_ms: Option<i64>,
+    /// When its files were removed to make room: the row stays.
+    pub expired_at_ms: Option<i64>,
+    /// The API key that it belongs to.
+    pub owner: Option<KeyId>,
+    /// The prompt as the user sent it, if the model reads another.
+    pub sent_prompt: Option<String>,
+    /// The video of which this is a variation.
+    pub remixed_from: Option<VideoId>,
+    /// The video of which this is another try.
+    pub retry_of: Option<VideoId>,
+    /// Who is to be told when it has ended.
+    pub webhook_url: Option<String>,
+    /// Denoising steps that are kept in its checkpoint, from which the next attempt goes on.
+    pub checkpoint_step: Option<u32>,
+    /// Whether it is made in the mode that takes less memory, having run out of it before.
+    pub low_memory: bool,
+    /// The most memory that its making took.
+    pub peak_memory_bytes: Option<u64>,
+    pub(crate) turn: i64,
 }
 
 /// Why a video failed.
@@ -206,15 +270,44 @@ pub struct JobError {
     pub message: String,
 }
 
-/// A finished file.
+/// The files of a finished video.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
+    /// The video itself.
+    pub video: OutputFile,
+    /// A picture of it.
+    pub thumbnail: Option<OutputFile>,
+    /// Many small pictures of it.
+    pub spritesheet: Option<OutputFile>,
+}
+
+impl Output {
+    /// All there are.
+    pub fn files(&self) -> impl Iterator<Item = &OutputFile> {
+        std::iter::once(&self.video).chain(&self.thumbnail).chain(&self.spritesheet)
+    }
+}
+
+/// A finished file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputFile {
     /// Its key in the store.
     pub key: String,
     /// Its length.
     pub bytes: u64,
     /// SHA-256 of its content, lower-case hexadecimal.
     pub sha256: String,
+}
+
+/// What a worker has to show for a finished video.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    /// Its files, on the disk.
+    pub output: Output,
+    /// How long the stages took.
+    pub timings: Timings,
+    /// The most memory that it took.
+    pub peak_memory_bytes: Option<u64>,
 }
 
 /// How long the parts of a finished video took.

@@ -1,0 +1,245 @@
+//! How an attempt ends: the video is settled, or goes back to its place in the queue; and what a lost worker left is
+//! taken over.
+//!
+//! Relies on the lease, as `claims` does. Each end is one transaction: the row and its event.
+
+use std::sync::Arc;
+
+use sqlx::{Connection as _, Sqlite, SqliteConnection, Transaction};
+
+use crate::{
+    Error, EventKind, Finished, JobError, Lease, Owner, Queue, Rescued, Result, Status,
+    claims::lost,
+    events::{self, NewEvent},
+    outbox,
+    queue::{Inner, one, to_json},
+    row::Row,
+};
+
+impl Queue {
+    /// Settles the video as completed. Its files must be in place and on the disk.
+    ///
+    /// # Errors
+    /// [`Error::CancelRequested`] if somebody asked for it to be cancelled before: who was told that the
+    /// cancellation is on its way never finds the video completed. [`Error::LeaseLost`] if the row is no longer the
+    /// worker's own.
+    pub async fn complete(&self, lease: &Lease, finished: Finished) -> Result<()> {
+        let lease = lease.clone();
+        self.write(async move |inner| {
+            let mut writer = inner.writer.lock().await;
+            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            let Finished { output, timings, peak_memory_bytes } = finished;
+            let files_bytes: u64 = output.files().map(|file| file.bytes).sum();
+            let query = sqlx::query(
+                "UPDATE videos SET
+                     status = 'completed', progress = 100, step = total_steps, completed_at_ms = ?,
+                     output_key = ?, output_bytes = ?, output_sha256 = ?, thumbnail = ?, spritesheet = ?,
+                     files_bytes = ?, timings = ?, peak_memory_bytes = ?, checkpoint_step = NULL,
+                     lease_owner = NULL, heartbeat_at_ms = NULL
+                 WHERE id = ? AND lease_owner = ? AND lease_generation = ? AND status = 'in_progress'
+                       AND cancel_requested_at_ms IS NULL
+                 RETURNING *",
+            )
+            .bind(inner.clock.now_ms())
+            .bind(&output.video.key)
+            .bind(output.video.bytes as i64)
+            .bind(&output.video.sha256)
+            .bind(output.thumbnail.as_ref().map(to_json))
+            .bind(output.spritesheet.as_ref().map(to_json))
+            .bind(files_bytes as i64)
+            .bind(to_json(&timings))
+            .bind(peak_memory_bytes.map(|bytes| bytes as i64))
+            .bind(lease.video_id.to_string())
+            .bind(lease.owner.to_string())
+            .bind(lease.generation);
+            match one(&query.fetch_all(&mut *tx).await?)? {
+                Some(row) => {
+                    release(&inner, tx, &row, None).await?;
+                    inner.hub.finished(&row.video);
+                    Ok(())
+                }
+                None if holds(&mut tx, &lease).await? => Err(Error::CancelRequested(lease.video_id)),
+                None => Err(lost(&lease)),
+            }
+        })
+        .await
+    }
+
+    /// Settles the video as failed.
+    ///
+    /// # Errors
+    /// [`Error::LeaseLost`] if the row is no longer the worker's own.
+    pub async fn fail(&self, lease: &Lease, error: JobError) -> Result<()> {
+        self.settle(lease, Status::Failed, Some(error)).await
+    }
+
+    /// Settles the video as cancelled.
+    ///
+    /// # Errors
+    /// [`Error::LeaseLost`] if the row is no longer the worker's own.
+    pub async fn cancelled(&self, lease: &Lease) -> Result<()> {
+        self.settle(lease, Status::Cancelled, None).await
+    }
+
+    async fn settle(&self, lease: &Lease, status: Status, error: Option<JobError>) -> Result<()> {
+        let lease = lease.clone();
+        self.write(async move |inner| {
+            let mut writer = inner.writer.lock().await;
+            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            let (code, message) = error.map(|e| (e.code, e.message)).unzip();
+            let query = sqlx::query(
+                "UPDATE videos SET
+                     status = ?, error_code = ?, error_message = ?, completed_at_ms = ?, checkpoint_step = NULL,
+                     lease_owner = NULL, heartbeat_at_ms = NULL
+                 WHERE id = ? AND lease_owner = ? AND lease_generation = ? AND status = 'in_progress'
+                 RETURNING *",
+            )
+            .bind(status.as_str())
+            .bind(&code)
+            .bind(message)
+            .bind(inner.clock.now_ms())
+            .bind(lease.video_id.to_string())
+            .bind(lease.owner.to_string())
+            .bind(lease.generation);
+            let row = one(&query.fetch_all(&mut *tx).await?)?.ok_or_else(|| lost(&lease))?;
+            release(&inner, tx, &row, code.as_deref()).await
+        })
+        .await
+    }
+
+    /// Hands the video back to its place in the queue, as an orderly shutdown does; one that was to be cancelled is
+    /// settled as that instead.
+    ///
+    /// # Errors
+    /// [`Error::LeaseLost`] if the row is no longer the worker's own.
+    pub async fn requeue(&self, lease: &Lease) -> Result<()> {
+        self.hand_back(lease, None).await
+    }
+
+    /// Hands the video back to be made in the mode that takes less memory, and says so in its warnings.
+    ///
+    /// # Errors
+    /// [`Error::LeaseLost`] if the row is no longer the worker's own.
+    pub async fn requeue_in_low_memory(&self, lease: &Lease, warning: &str) -> Result<()> {
+        self.hand_back(lease, Some(warning.to_owned())).await
+    }
+
+    async fn hand_back(&self, lease: &Lease, low_memory_warning: Option<String>) -> Result<()> {
+        let lease = lease.clone();
+        self.write(async move |inner| {
+            let mut writer = inner.writer.lock().await;
+            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            let query = sqlx::query(
+                "UPDATE videos SET
+                     status = CASE WHEN cancel_requested_at_ms IS NULL THEN 'queued' ELSE 'cancelled' END,
+                     completed_at_ms = CASE WHEN cancel_requested_at_ms IS NULL THEN NULL ELSE ?1 END,
+                     low_memory = CASE WHEN ?5 IS NULL THEN low_memory ELSE 1 END,
+                     warnings = CASE WHEN ?5 IS NULL THEN warnings ELSE json_insert(warnings, '$[#]', ?5) END,
+                     stage = NULL, step = coalesce(checkpoint_step, 0), started_at_ms = NULL,
+                     lease_owner = NULL, heartbeat_at_ms = NULL
+                 WHERE id = ?2 AND lease_owner = ?3 AND lease_generation = ?4 AND status = 'in_progress'
+                 RETURNING *",
+            )
+            .bind(inner.clock.now_ms())
+            .bind(lease.video_id.to_string())
+            .bind(lease.owner.to_string())
+            .bind(lease.generation)
+            .bind(&low_memory_warning);
+            let row = one(&query.fetch_all(&mut *tx).await?)?.ok_or_else(|| lost(&lease))?;
+            let detail = if low_memory_warning.is_some() { "out_of_memory" } else { "worker_stopped" };
+            release(&inner, tx, &row, Some(detail)).await
+        })
+        .await
+    }
+
+    /// Takes over the rows whose worker is gone: those of another owner, which are all that a killed server left
+    /// behind, and those whose heartbeat stopped a lease ago. A worker calls it at its start and while it has
+    /// nothing to do, never while it holds a lease.
+    pub async fn rescue(&self, owner: &Owner) -> Result<Rescued> {
+        let owner = owner.clone();
+        self.write(async move |inner| {
+            let mut writer = inner.writer.lock().await;
+            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            let now_ms = inner.clock.now_ms();
+            let rows = sqlx::query(
+                "UPDATE videos SET
+                     (status, error_code, error_message) = (
+                         SELECT 'cancelled', NULL, NULL WHERE cancel_requested_at_ms IS NOT NULL
+                         UNION ALL
+                         SELECT 'failed', 'worker_lost', 'the server stopped ' || (lost_attempts + 1)
+                                || ' times in a row while working on this video, which came no further'
+                         WHERE lost_attempts + 1 >= ?3
+                         UNION ALL
+                         SELECT 'queued', NULL, NULL
+                         LIMIT 1),
+                     completed_at_ms = CASE WHEN cancel_requested_at_ms IS NOT NULL OR lost_attempts + 1 >= ?3
+                                            THEN ?4 END,
+                     lost_attempts = lost_attempts + 1,
+                     stage = NULL, step = coalesce(checkpoint_step, 0), started_at_ms = NULL,
+                     lease_owner = NULL, heartbeat_at_ms = NULL
+                 WHERE status = 'in_progress' AND (lease_owner <> ?1 OR heartbeat_at_ms < ?2)
+                 RETURNING *",
+            )
+            .bind(owner.to_string())
+            .bind(now_ms - inner.options.lease_ms)
+            .bind(inner.options.max_attempts)
+            .bind(now_ms)
+            .fetch_all(&mut *tx)
+            .await?;
+            let mut released = Vec::with_capacity(rows.len());
+            for row in &rows {
+                let row = Row::read(row)?;
+                let told = NewEvent { actor: None, detail: Some("worker_lost") };
+                let kind = EventKind::of(row.video.status);
+                let event = events::append(&mut tx, &row.video, kind, now_ms, told).await?;
+                released.push((event, row.video));
+            }
+            tx.commit().await?;
+            let mut rescued = Rescued::default();
+            for (event, video) in released {
+                match video.status {
+                    Status::Cancelled => rescued.cancelled += 1,
+                    Status::Failed => rescued.failed += 1,
+                    _ => rescued.requeued += 1,
+                }
+                tracing::warn!(job.id = %video.id, job.attempt = video.attempt, job.status = %video.status,
+                               "a video had lost its worker");
+                inner.hub.publish(&event, &video);
+                outbox::wake(&inner, &video);
+            }
+            Ok(rescued)
+        })
+        .await
+    }
+}
+
+/// Writes the event of a row that has just left its worker, commits both, and tells.
+async fn release(
+    inner: &Arc<Inner>,
+    mut tx: Transaction<'_, Sqlite>,
+    row: &Row,
+    detail: Option<&str>,
+) -> Result<()> {
+    let video = &row.video;
+    let told = NewEvent { actor: None, detail };
+    let event =
+        events::append(&mut tx, video, EventKind::of(video.status), inner.clock.now_ms(), told).await?;
+    tx.commit().await?;
+    inner.hub.publish(&event, video);
+    outbox::wake(inner, video);
+    Ok(())
+}
+
+/// Whether the lease still holds its row.
+async fn holds(writer: &mut SqliteConnection, lease: &Lease) -> Result<bool> {
+    let held: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM videos
+                        WHERE id = ? AND lease_owner = ? AND lease_generation = ? AND status = 'in_progress')",
+    )
+    .bind(lease.video_id.to_string())
+    .bind(lease.owner.to_string())
+    .bind(lease.generation)
+    .fetch_one(writer)
+    .await?;
+    Ok(held)
+}
