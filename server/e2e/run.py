@@ -9,9 +9,7 @@ Needs only Python's standard library and ffprobe.   usage: run.py BINARY
 """
 import array
 import json
-import os
 import pathlib
-import re
 import shutil
 import signal
 import struct
@@ -19,86 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
+
+from server import Server, step
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "server/cogvideox/tests/golden"
 BINARY = pathlib.Path(sys.argv[1]).resolve()
-
-
-def step(text):
-    print(f"e2e: {text}", flush=True)
-
-
-class Server:
-    """A running server on a port of the system's choice."""
-
-    def __init__(self, data_dir):
-        environment = {**os.environ, "COGVIDEOX_DATA_DIR": str(data_dir), "COGVIDEOX_SERVER__PORT": "0",
-                       "COGVIDEOX_LOG__FORMAT": "json"}
-        self.log = open(pathlib.Path(data_dir).parent / "server.log", "a+")
-        begin = self.log.seek(0, os.SEEK_END)
-        self.process = subprocess.Popen([BINARY, "serve"], env=environment, stderr=self.log)
-        self.base = "http://" + self.wait_for(begin, r'"address":"([^"]+)"')
-        self.until(lambda: self.get("/readyz", expect=None)[0] == 200)
-
-    def wait_for(self, begin, pattern):
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            assert self.process.poll() is None, f"the server ended: {pathlib.Path(self.log.name).read_text()}"
-            with open(self.log.name) as log:
-                log.seek(begin)
-                if found := re.search(pattern, log.read()):
-                    return found.group(1)
-            time.sleep(0.05)
-        raise AssertionError(f"no {pattern} in the log")
-
-    def until(self, condition, seconds=120):
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, "timed out"
-            time.sleep(0.05)
-
-    def call(self, method, path, body=None, headers=None, expect=200):
-        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        headers = {**({"content-type": "application/json"} if data else {}), **(headers or {})}
-        request = urllib.request.Request(self.base + path, data, headers, method=method)
-        try:
-            with urllib.request.urlopen(request, timeout=120) as response:
-                status, content, found = response.status, response.read(), response.headers
-        except urllib.error.HTTPError as error:
-            status, content, found = error.code, error.read(), error.headers
-        assert found["x-request-id"], f"{method} {path}: no x-request-id"
-        if expect is not None:
-            assert status == expect, f"{method} {path}: {status} {content[:500]}"
-        if "json" in (found["content-type"] or "") and content:
-            content = json.loads(content)
-        return status, content, found
-
-    def get(self, path, **more):
-        return self.call("GET", path, **more)
-
-    def create(self, **fields):
-        return self.call("POST", "/v1/videos", {"prompt": "a panda playing a guitar", **fields})[1]
-
-    def events(self, video_id):
-        """The whole stream as (event, data)."""
-        with urllib.request.urlopen(f"{self.base}/v1/videos/{video_id}/events", timeout=120) as response:
-            assert response.headers["content-type"].startswith("text/event-stream")
-            event = None
-            for line in response:
-                field, _, value = line.decode().rstrip("\n").partition(": ")
-                if field == "event":
-                    event = value
-                elif field == "data":
-                    yield event, json.loads(value)
-
-    def finished(self, video_id):
-        def terminal():
-            return self.get(f"/v1/videos/{video_id}")[1]["status"] not in ("queued", "in_progress")
-        self.until(terminal)
-        return self.get(f"/v1/videos/{video_id}")[1]
 
 
 def multipart(fields):
@@ -127,52 +51,54 @@ def check_mp4(content, video, folder):
 
 
 def http(folder):
-    data_dir = folder / "data"
-    server = Server(data_dir)
+    with Server(BINARY, folder) as server:
+        walk(server, folder)
 
+
+def walk(server, folder):
     step("create, follow the events to the end, download")
     video = server.create(num_inference_steps=10, seed=7)
     assert video["status"] in ("queued", "in_progress") and video["object"] == "video" and video["seed"] == 7
-    events = list(server.events(video["id"]))
-    assert events[0][0] == "video.snapshot", events[0]
-    assert events[-1][0] == "video.completed", events[-1]
-    steps = [data["step"] for name, data in events if name == "video.progress"]
+    with server.events(video["id"]) as stream:
+        events = list(stream)
+    assert events[0].name == "video.snapshot", events[0]
+    assert events[-1].name == "video.completed", events[-1]
+    steps = [event.data["step"] for event in events if event.name == "video.progress"]
     assert steps == sorted(steps) and steps[-1] == 10, steps
-    done = server.get(f"/v1/videos/{video['id']}")[1]
-    assert done["status"] == "completed" and done["progress"] == 100, done
+    done = server.completed(video["id"])
+    assert done["progress"] == 100, done
     path = f"/v1/videos/{video['id']}/content"
     _, content, headers = server.get(path)
     check_mp4(content, done, folder)
     assert int(headers["content-length"]) == len(content) == done["bytes"]
-    assert server.call("HEAD", path)[2]["content-length"] == headers["content-length"]
-    _, part, _ = server.get(path, headers={"range": "bytes=0-1"}, expect=206)
+    assert server.call("HEAD", path).headers["content-length"] == headers["content-length"]
+    part = server.get(path, headers={"range": "bytes=0-1"}, expect=206).body
     assert part == content[:2]
     server.get(path, headers={"if-none-match": headers["etag"]}, expect=304)
     undisturbed = done["sha256"]
 
     step("the same by a multipart form")
     body, headers = multipart({"prompt": "a cat", "num_inference_steps": "2", "seed": "1"})
-    form = server.call("POST", "/v1/videos", body, headers)[1]
-    assert server.finished(form["id"])["status"] == "completed"
+    form = server.call("POST", "/v1/videos", body, headers).body
+    server.completed(form["id"])
 
     step("the list, and refusals")
-    listed = server.get("/v1/videos?limit=1")[1]
+    listed = server.get("/v1/videos?limit=1").body
     assert listed["data"][0]["id"] == form["id"] and listed["has_more"]
     refused = [({"prompt": ""}, "prompt"), ({"prompt": "x", "num_frames": 18}, "num_frames"),
                ({"prompt": "word " * 400}, "prompt"), ({"prompt": "x", "size": "100x100"}, "size"),
                ({"prompt": "x", "num_inference_steps": 61}, "num_inference_steps"), ({"prompt": "x", "colour": 1}, "colour")]
     for fields, param in refused:
-        error = server.call("POST", "/v1/videos", fields, expect=400)[1]["error"]
-        assert error["param"] == param and error["message"], (fields, error)
-    assert server.call("POST", "/v1/videos", {"prompt": "x", "model": "none"}, expect=404)[1]["error"]["code"] == "model_not_found"
+        server.refused("POST", "/v1/videos", fields, status=400, param=param)
+    server.refused("POST", "/v1/videos", {"prompt": "x", "model": "none"}, status=404, code="model_not_found")
     truncated = server.create(prompt="word " * 400, truncate_prompt=True, num_inference_steps=1)
     assert truncated["prompt_truncated"] and truncated["prompt_tokens"] > 226, truncated
     server.get("/v1/nothing", expect=404)
 
     step("cancel a running one")
     running = server.create(num_inference_steps=1000)
-    server.until(lambda: server.get(f"/v1/videos/{running['id']}")[1]["step"] > 0)
-    server.call("POST", f"/v1/videos/{running['id']}/cancel")
+    server.until_step(running["id"])
+    server.post(f"/v1/videos/{running['id']}/cancel")
     cancelled = server.finished(running["id"])
     assert cancelled["status"] == "failed" and cancelled["error"]["code"] == "cancelled", cancelled
 
@@ -180,30 +106,28 @@ def http(folder):
     running = server.create(num_inference_steps=1000)
     waiting = server.create(num_inference_steps=1000)
     for doomed in (waiting, running):
-        assert server.call("DELETE", f"/v1/videos/{doomed['id']}")[1] == {"id": doomed["id"], "object": "video.deleted", "deleted": True}
+        deleted = server.call("DELETE", f"/v1/videos/{doomed['id']}").body
+        assert deleted == {"id": doomed["id"], "object": "video.deleted", "deleted": True}, deleted
         server.get(f"/v1/videos/{doomed['id']}", expect=404)
 
     step("kill -9 in the middle of a job, start again")
     killed = server.create(num_inference_steps=10, seed=7, priority=0)
-    server.until(lambda: server.get(f"/v1/videos/{killed['id']}")[1]["step"] > 0)
-    server.process.kill()
-    server.process.wait()
-    server = Server(data_dir)
-    recovered = server.finished(killed["id"])
-    assert recovered["status"] == "completed" and recovered["attempt"] == 2, recovered
+    server.until_step(killed["id"])
+    server.kill()
+    server.start()
+    recovered = server.completed(killed["id"])
+    assert recovered["attempt"] == 2, recovered
     assert recovered["sha256"] == undisturbed, "not the bytes of the undisturbed run"
 
     step("SIGTERM in the middle of a job: orderly exit, the job is finished after the next start")
     interrupted = server.create(num_inference_steps=1000)
-    server.until(lambda: server.get(f"/v1/videos/{interrupted['id']}")[1]["step"] > 0)
-    server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(30) == 0
-    server = Server(data_dir)
-    assert server.get(f"/v1/videos/{interrupted['id']}")[1]["status"] in ("queued", "in_progress")
-    server.call("POST", f"/v1/videos/{interrupted['id']}/cancel")
+    server.until_step(interrupted["id"])
+    server.stop()
+    server.start()
+    assert server.video(interrupted["id"])["status"] in ("queued", "in_progress")
+    server.post(f"/v1/videos/{interrupted['id']}/cancel")
     assert server.finished(interrupted["id"])["error"]["code"] == "cancelled"
-    server.process.send_signal(signal.SIGINT)
-    assert server.process.wait(30) == 0
+    server.stop(with_signal=signal.SIGINT)
 
 
 def read_tensor(path, key):
