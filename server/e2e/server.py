@@ -59,6 +59,7 @@ class EventStream:
         self.response = response
         self.status = response.status
         self.retry_ms = None
+        self.last_event_id = None
         if self.status == 200:
             found = response.headers["content-type"]
             assert found.startswith("text/event-stream"), f"expected an event stream, found {found}"
@@ -75,8 +76,10 @@ class EventStream:
             for line in self.response:
                 line = line.decode().rstrip("\r\n")
                 name, _, value = line.partition(": ")
-                if not line and "event" in fields:
-                    yield Event(fields.get("id"), fields["event"], json.loads(fields["data"]))
+                if not line:
+                    self.last_event_id = fields.get("id", self.last_event_id)
+                    if "event" in fields:
+                        yield Event(fields.get("id"), fields["event"], json.loads(fields["data"]))
                     fields = {}
                 elif name == "retry":
                     self.retry_ms = int(value)
