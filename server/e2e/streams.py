@@ -20,7 +20,7 @@ def walk(binary, folder):
         preview(server)
     with Server(binary, folder / "dark", {"worker.previews": False}) as server:
         no_previews(server)
-    with Server(binary, folder / "keys") as server:
+    with Server(binary, folder / "keys", {"limits.requests_per_minute_per_key": 0}) as server:
         listen_with_keys(server)
 
 
