@@ -5,13 +5,22 @@
 // For the one JSON of a whole video.
 #![recursion_limit = "256"]
 
+mod auth;
+mod browser;
 mod content;
 mod create;
 mod envelope;
 mod events;
 mod health;
+mod idempotency;
 mod lifecycle;
+mod limits;
+mod line;
 mod models;
 mod openapi;
+mod options;
+mod prefer;
+mod prompt;
 mod refusals;
+mod remix;
 mod world;

@@ -11,7 +11,10 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
-use queue::{Claim, Clock, Finished, KeyLimits, Output, OutputFile, Owner, Queue, QueueOptions, Timings};
+use queue::{
+    ApiKeys, Claim, Clock, Finished, KeyLimits, NewKey, Output, OutputFile, Owner, Queue, QueueOptions,
+    Scope, Timings,
+};
 use serde_json::Value;
 use store::VideoStore;
 use tempfile::TempDir;
@@ -27,7 +30,7 @@ pub(crate) struct World {
     pub(crate) health: watch::Sender<Health>,
     pub(crate) clock: Arc<TestClock>,
     owner: Owner,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// A clock that moves when told to.
@@ -88,20 +91,24 @@ impl World {
     }
 
     pub(crate) async fn with(limits: Limits) -> Self {
+        Self::custom(KeyLimits::default(), |state| state.limits = limits).await
+    }
+
+    /// With these limits for each key, and a state that is changed as told.
+    pub(crate) async fn custom(key_limits: KeyLimits, change: impl FnOnce(&mut AppState)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(TestClock(AtomicI64::new(1_700_000_000_500)));
-        let options =
-            QueueOptions { capacity: 3, lease_ms: 60_000, max_attempts: 2, key_limits: KeyLimits::default() };
+        let options = QueueOptions { capacity: 3, lease_ms: 60_000, max_attempts: 2, key_limits };
         let queue = Queue::open(&folder.path().join("queue.db"), clock.clone(), options).await.unwrap();
         let store = VideoStore::open(&folder.path().join("videos")).await.unwrap();
         let (health, receiver) = watch::channel(Health::Ready);
-        let state = AppState {
+        let mut state = AppState {
             queue: queue.clone(),
             store: store.clone(),
             catalog: Arc::new(ModelCatalog::new(text_to_video(), vec![image_to_video()])),
             prompt_tokens: Arc::new(Words),
             health: receiver,
-            limits,
+            limits: Limits::default(),
             clock: clock.clone(),
             api_keys: queue.api_keys(),
             free_bytes: Arc::new(|| Box::pin(async { Some(1 << 40) })),
@@ -114,8 +121,9 @@ impl World {
             retention_age: None,
             previews: true,
         };
+        change(&mut state);
         let router = api::router(state);
-        Self { router, queue, store, health, clock, owner: Owner::unique(), _folder: folder }
+        Self { router, queue, store, health, clock, owner: Owner::unique(), folder }
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
@@ -142,6 +150,39 @@ impl World {
         self.post("application/json", body.to_string()).await
     }
 
+    /// A new API key's text. From the first one on the server asks for keys.
+    pub(crate) async fn key(&self, name: &str, scopes: &[Scope], limits: KeyLimits) -> String {
+        let new = NewKey { name: name.to_owned(), scopes: scopes.to_vec(), limits };
+        self.keys().await.create(new).await.unwrap().1
+    }
+
+    /// The keys, as the command line has them.
+    pub(crate) async fn keys(&self) -> ApiKeys {
+        ApiKeys::open(&self.folder.path().join("queue.db"), self.clock.clone()).await.unwrap()
+    }
+
+    /// A request with headers and perhaps a JSON body.
+    pub(crate) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<Value>,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = match body {
+            None => Body::empty(),
+            Some(body) => {
+                request = request.header(header::CONTENT_TYPE, "application/json");
+                Body::from(body.to_string())
+            }
+        };
+        self.send(request.body(body).unwrap()).await
+    }
+
     /// A queued video's id.
     pub(crate) async fn queued(&self, prompt: &str) -> String {
         let answer = self.post_json(serde_json::json!({ "prompt": prompt })).await;
@@ -151,6 +192,11 @@ impl World {
 
     pub(crate) async fn claim(&self) -> Claim {
         self.queue.claim(&self.owner).await.unwrap().expect("a video waits")
+    }
+
+    /// Whether a worker that asked now would get a video. It then has it.
+    pub(crate) async fn work_waits(&self) -> bool {
+        self.queue.claim(&self.owner).await.unwrap().is_some()
     }
 
     /// A finished video's id.
