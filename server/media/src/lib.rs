@@ -28,8 +28,8 @@ pub use picture::{jpeg, poster_webp, spritesheet_jpeg};
 ///
 /// # Errors
 /// [`Error::Fps`] and [`Error::OddSize`] / [`Error::SizeOutOfRange`] for what H.264 in 4:2:0 cannot hold,
-/// [`Error::MetadataBytes`] for texts beyond [`MAX_METADATA_BYTES`]; the other variants mean that the encoder or the muxer
-/// failed, and no partial file is returned.
+/// [`Error::MetadataBytes`] for texts beyond [`MAX_METADATA_BYTES`]; the other variants mean that the encoder or the
+/// muxer failed, and no partial file is returned.
 pub fn encode_mp4(frames: &Frames, options: &EncodeOptions) -> Result<Vec<u8>> {
     if let Some(metadata) = &options.metadata {
         metadata.check()?;

@@ -49,22 +49,22 @@ impl Metadata {
 
     /// `udta/meta(hdlr, ilst)`, to stand in `moov`.
     pub(crate) fn udta_box(&self) -> Vec<u8> {
-        let items = [(b"\xA9nam", &self.title), (b"\xA9cmt", &self.comment), (b"\xA9too", &self.software)];
+        let items = [(*b"\xA9nam", &self.title), (*b"\xA9cmt", &self.comment), (*b"\xA9too", &self.software)];
         let items = items.map(|(kind, text)| {
             // Type 1 is UTF-8; then the locale, none.
-            let data = box_bytes(b"data", &[&[0, 0, 0, 1, 0, 0, 0, 0], text.as_bytes()]);
+            let data = box_bytes(*b"data", &[&[0, 0, 0, 1, 0, 0, 0, 0], text.as_bytes()]);
             box_bytes(kind, &[&data])
         });
         // A full box: version and flags, a reserved field, the handler's type, its maker, reserved fields, no name.
-        let hdlr = box_bytes(b"hdlr", &[&[0; 8], b"mdir", b"appl", &[0; 9]]);
-        let ilst = box_bytes(b"ilst", &items.each_ref().map(Vec::as_slice));
-        let meta = box_bytes(b"meta", &[&[0; 4], &hdlr, &ilst]);
-        box_bytes(b"udta", &[&meta])
+        let hdlr = box_bytes(*b"hdlr", &[&[0; 8], b"mdir", b"appl", &[0; 9]]);
+        let ilst = box_bytes(*b"ilst", &items.each_ref().map(Vec::as_slice));
+        let meta = box_bytes(*b"meta", &[&[0; 4], &hdlr, &ilst]);
+        box_bytes(*b"udta", &[&meta])
     }
 
     /// The `uuid` box with the XMP packet, to stand at the top level.
     pub(crate) fn xmp_box(&self) -> Vec<u8> {
-        box_bytes(b"uuid", &[&XMP_UUID, self.xmp_packet().as_bytes()])
+        box_bytes(*b"uuid", &[&XMP_UUID, self.xmp_packet().as_bytes()])
     }
 
     fn xmp_packet(&self) -> String {
@@ -92,7 +92,7 @@ impl Metadata {
 }
 
 /// A box with a 32-bit size, its payload given in parts.
-fn box_bytes(kind: &[u8; 4], parts: &[&[u8]]) -> Vec<u8> {
+fn box_bytes(kind: [u8; 4], parts: &[&[u8]]) -> Vec<u8> {
     let size = 8 + parts.iter().map(|part| part.len()).sum::<usize>();
     let mut bytes = Vec::with_capacity(size);
     bytes.extend((size as u32).to_be_bytes());
