@@ -3,7 +3,7 @@
 
 use media::{EncodeOptions, Error, Frames, MAX_METADATA_BYTES, Metadata, Quality, encode_mp4};
 use mp4_atom::FourCC;
-use roxmltree::Document;
+use roxmltree::{Document, Node};
 
 use crate::player::{Video, boxes_in, child, top_level_boxes};
 
@@ -31,12 +31,12 @@ fn encode(count: u8, metadata: Option<Metadata>) -> Vec<u8> {
 }
 
 /// The text of one item, by the iTunes layout: `moov/udta/meta/ilst/KIND/data`.
-fn item(file: &[u8], kind: &[u8; 4]) -> String {
-    let meta = child(child(child(file, b"moov"), b"udta"), b"meta");
+fn item(file: &[u8], kind: [u8; 4]) -> String {
+    let meta = child(child(child(file, *b"moov"), *b"udta"), *b"meta");
     // A full box: version and flags come before its children.
     let meta = &meta[4..];
-    assert_eq!(child(meta, b"hdlr")[8..12], *b"mdir");
-    let data = child(child(child(meta, b"ilst"), kind), b"data");
+    assert_eq!(child(meta, *b"hdlr")[8..12], *b"mdir");
+    let data = child(child(child(meta, *b"ilst"), kind), *b"data");
     let (head, text) = data.split_at(8);
     assert_eq!(head, [0, 0, 0, 1, 0, 0, 0, 0], "UTF-8, no locale");
     String::from_utf8(text.to_vec()).unwrap()
@@ -44,7 +44,7 @@ fn item(file: &[u8], kind: &[u8; 4]) -> String {
 
 /// The XMP packet.
 fn xmp(file: &[u8]) -> &str {
-    let (uuid, packet) = child(file, b"uuid").split_at(16);
+    let (uuid, packet) = child(file, *b"uuid").split_at(16);
     assert_eq!(uuid, XMP_UUID);
     std::str::from_utf8(packet).unwrap()
 }
@@ -54,7 +54,7 @@ fn property(packet: &str, namespace: &str, name: &str) -> String {
     let document = Document::parse(packet).unwrap();
     let mut found = document.descendants().filter(|node| node.has_tag_name((namespace, name)));
     let (Some(node), None) = (found.next(), found.next()) else { panic!("one {name} expected in {packet}") };
-    node.descendants().filter(|node| node.is_text()).filter_map(|node| node.text()).collect()
+    node.descendants().filter(Node::is_text).filter_map(|node| node.text()).collect()
 }
 
 const DC: &str = "http://purl.org/dc/elements/1.1/";
@@ -64,9 +64,9 @@ const IPTC: &str = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/";
 #[test]
 fn players_and_archives_find_every_field() {
     let file = encode(5, Some(metadata("A panda plays the guitar")));
-    assert_eq!(item(&file, b"\xA9nam"), "A panda plays the guitar");
-    assert_eq!(item(&file, b"\xA9cmt"), COMMENT);
-    assert_eq!(item(&file, b"\xA9too"), "cogvideox-server 0.1.0");
+    assert_eq!(item(&file, *b"\xA9nam"), "A panda plays the guitar");
+    assert_eq!(item(&file, *b"\xA9cmt"), COMMENT);
+    assert_eq!(item(&file, *b"\xA9too"), "cogvideox-server 0.1.0");
 
     let packet = xmp(&file);
     assert_eq!(property(packet, IPTC, "DigitalSourceType"), MARK);
@@ -94,13 +94,13 @@ fn any_text_survives() {
         &long,
     ] {
         let file = encode(1, Some(metadata(title)));
-        assert_eq!(item(&file, b"\xA9nam"), title);
+        assert_eq!(item(&file, *b"\xA9nam"), title);
         assert_eq!(property(xmp(&file), DC, "title"), title);
         assert_eq!(Video::open(file).decode().len(), 1);
     }
     // What XML has no way to write is replaced there, and only there.
     let file = encode(1, Some(metadata("a\0b\u{1B}c\u{FFFE}d\u{FFFF}e")));
-    assert_eq!(item(&file, b"\xA9nam"), "a\0b\u{1B}c\u{FFFE}d\u{FFFF}e");
+    assert_eq!(item(&file, *b"\xA9nam"), "a\0b\u{1B}c\u{FFFE}d\u{FFFF}e");
     assert_eq!(property(xmp(&file), DC, "title"), "a\u{FFFD}b\u{FFFD}c\u{FFFD}d\u{FFFD}e");
 }
 
@@ -126,7 +126,7 @@ fn the_video_around_it_is_the_same() {
 fn without_metadata_there_is_none_and_no_mark() {
     let file = encode(3, None);
     assert_eq!(top_level_boxes(&file), [b"ftyp", b"moov", b"free", b"mdat"].map(FourCC::new));
-    assert!(boxes_in(child(&file, b"moov")).all(|(kind, _)| kind != *b"udta"));
+    assert!(boxes_in(child(&file, *b"moov")).all(|(kind, _)| kind != *b"udta"));
     assert!(!file.windows(MARK.len()).any(|bytes| bytes == MARK.as_bytes()));
 }
 

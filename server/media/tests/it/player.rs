@@ -32,8 +32,8 @@ pub(crate) fn boxes_in(mut bytes: &[u8]) -> impl Iterator<Item = ([u8; 4], &[u8]
 }
 
 /// The payload of the first box of a type.
-pub(crate) fn child<'a>(bytes: &'a [u8], kind: &[u8; 4]) -> &'a [u8] {
-    boxes_in(bytes).find(|(found, _)| found == kind).unwrap().1
+pub(crate) fn child(bytes: &[u8], kind: [u8; 4]) -> &[u8] {
+    boxes_in(bytes).find(|(found, _)| *found == kind).unwrap().1
 }
 
 impl Video {
