@@ -5,7 +5,9 @@ use unicode_normalization::UnicodeNormalization as _;
 /// The form in which terms and prompts are compared: NFKC, lower-case, without invisible characters, and with one
 /// space for any run of whitespace.
 pub(crate) fn normalise(text: &str) -> String {
-    let visible = text.chars().filter(|c| !is_invisible(*c)).nfkc().flat_map(char::to_lowercase);
+    let visible = text.chars().filter(|c| !is_invisible(*c)).nfkc();
+    // By way of upper-case, where ß, long s and final sigma lose what sets them apart.
+    let visible = visible.flat_map(char::to_uppercase).flat_map(char::to_lowercase);
     // Lower-casing can leave a letter and a mark that have a form of their own.
     let lower: String = visible.nfkc().collect();
     one_line(&lower)

@@ -24,14 +24,13 @@ fn a_term_is_found_in_any_spelling_and_as_a_whole_word_only() {
         ("nai\u{308}ve", 5),
         ("NAÏVE", 5),
         ("in c++17", 6),
-        ("eine STRASSE oder Straße", 7),
-        ("σίσυφοσ", 8),
+        ("eine Straße", 7),
+        ("eine STRASSE", 7),
+        ("ο Σίσυφος", 8),
         ("包含暴力的画面", 9),
         ("ПОЛИЦИЯ", 10),
     ] {
-        let found = list.find(prompt);
-        // Upper-case ẞ folds, but SS is two letters of its own.
-        assert_eq!(found, Some(line), "{prompt}");
+        assert_eq!(list.find(prompt), Some(line), "{prompt}");
     }
     for prompt in
         ["", "bombastic", "a photobomb", "bomb_1", "bombé", "machinegun", "abc++", "力暴", "# comment"]

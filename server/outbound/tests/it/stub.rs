@@ -13,8 +13,8 @@ use tokio::{
 
 /// What a stub does with a request.
 pub(crate) enum Answer {
-    /// Status, further header lines, body.
-    Give(u16, Vec<String>, String),
+    /// Status, where a redirect leads, body.
+    Give(u16, Option<String>, String),
     /// A status 500 whose body never ends.
     Endless,
     /// Nothing, with the connection left open.
@@ -23,15 +23,15 @@ pub(crate) enum Answer {
 
 impl Answer {
     pub(crate) fn status(status: u16) -> Self {
-        Self::Give(status, Vec::new(), String::new())
+        Self::Give(status, None, String::new())
     }
 
     pub(crate) fn body(status: u16, body: &str) -> Self {
-        Self::Give(status, Vec::new(), body.to_owned())
+        Self::Give(status, None, body.to_owned())
     }
 
     pub(crate) fn redirect(status: u16, to: &str) -> Self {
-        Self::Give(status, vec![format!("location: {to}")], String::new())
+        Self::Give(status, Some(to.to_owned()), String::new())
     }
 }
 
@@ -93,11 +93,11 @@ async fn exchange(
     let target = request.line().split_once(' ').unwrap().1.to_owned();
     kept.lock().unwrap().push(request);
     match answer(&target) {
-        Answer::Give(status, headers, body) => {
-            let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+        Answer::Give(status, location, body) => {
+            let location = location.map(|to| format!("location: {to}\r\n")).unwrap_or_default();
             let length = body.len();
             let response = format!(
-                "HTTP/1.1 {status} x\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n{body}"
+                "HTTP/1.1 {status} x\r\n{location}content-length: {length}\r\nconnection: close\r\n\r\n{body}"
             );
             // A client that has read enough hangs up.
             let _ = stream.write_all(response.as_bytes()).await;
