@@ -156,7 +156,7 @@ impl Generator for PipelineGenerator {
         let params = generation_params(params, self.vae_tiling)?;
         let video = self
             .pipeline
-            .generate(&params, &mut |event| on_progress(progress(&event)))
+            .generate(&params, None, &mut |event| on_progress(progress(&event)))
             .map_err(generate_error)?;
         let (width, height, count) = (video.width as u32, video.height as u32, video.num_frames as u32);
         media::Frames::new(video.rgb, width, height, count)
@@ -186,8 +186,8 @@ fn generation_params(params: &VideoParams, vae_tiling: bool) -> Result<Generatio
 fn progress(event: &Event<'_>) -> Progress {
     match event {
         Event::TextEncode => Progress::TextEncode,
-        Event::LatentsPrepared { timesteps, .. } => {
-            Progress::Denoise { step: 0, total_steps: timesteps.len() as u32 }
+        Event::LatentsPrepared { timesteps, step, .. } => {
+            Progress::Denoise { step: *step as u32, total_steps: timesteps.len() as u32 }
         }
         Event::StepEnd { step, steps, .. } => {
             Progress::Denoise { step: *step as u32, total_steps: *steps as u32 }
