@@ -198,12 +198,14 @@ fn build_generator(
     config: &Config,
     source: ModelSource,
 ) -> impl FnMut() -> Result<PipelineGenerator, String> + Send + 'static {
-    let vae_tiling = config.model.vae_tiling;
+    let (vae_tiling, previews) = (config.model.vae_tiling, config.worker.previews);
     move || {
         let started = std::time::Instant::now();
-        let pipeline = source.load().map_err(|e| e.to_string())?;
-        tracing::info!(duration_ms = started.elapsed().as_millis() as u64, "model loaded");
-        Ok(PipelineGenerator { pipeline, vae_tiling })
+        let generator = PipelineGenerator::load(&source, vae_tiling, previews).map_err(|e| e.to_string())?;
+        let elapsed = started.elapsed();
+        metrics::gauge!("cogvideox_model_load_seconds").set(elapsed.as_secs_f64());
+        tracing::info!(duration_ms = elapsed.as_millis() as u64, "model loaded");
+        Ok(generator)
     }
 }
 

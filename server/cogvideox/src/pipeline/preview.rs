@@ -63,6 +63,14 @@ impl CogVideoXPipeline {
         Ok(Preview { rgb, width, height })
     }
 
+    /// Fits the map from latents to colours now, so that no later call of [`Self::preview`] has to.
+    ///
+    /// # Errors
+    /// Those of a VAE decode.
+    pub fn prepare_previews(&self) -> Result<()> {
+        self.rgb_map(&mut |_| Ok(())).map(|_| ())
+    }
+
     fn rgb_map(&self, check: Check<'_>) -> Result<&RgbMap> {
         if let Some(map) = self.rgb_map.get() {
             return Ok(map);
