@@ -190,6 +190,12 @@ impl CreateVideoRequest {
             // On the row, not looked up later: the next server may have another model under this name.
             warnings: card.notice.iter().cloned().chain(cut).collect(),
             metadata,
+            owner: None,
+            sent_prompt: None,
+            remixed_from: None,
+            retry_of: None,
+            webhook_url: None,
+            submission: None,
         })
     }
 

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use queue::{Clock, Queue};
+use queue::{ApiKeys, Clock, Queue};
 use store::VideoStore;
 use tokio::sync::watch;
 
@@ -75,6 +75,14 @@ pub struct AppState {
     pub limits: Limits,
     /// The time; the queue's own clock.
     pub clock: Arc<dyn Clock>,
+    /// Who may ask; while there is no key, everybody.
+    pub api_keys: ApiKeys,
+    /// Writes out the metrics, as Prometheus reads them.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// How long the files of a finished video are kept; forever if none.
+    pub retention_age: Option<Duration>,
+    /// Whether the worker shows pictures of a video while it makes it.
+    pub previews: bool,
 }
 
 impl AppState {

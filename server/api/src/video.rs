@@ -92,7 +92,7 @@ pub(crate) struct Video {
     pub(crate) step: u32,
     /// Denoising steps of the running attempt; 0 until it begins.
     pub(crate) total_steps: u32,
-    /// Seconds until it is done, as far as its progress so far tells.
+    /// Seconds until it is done, the videos before it included, as far as measured.
     #[schema(required)]
     pub(crate) eta_seconds: Option<f64>,
     /// Its place in the queue, 1 being the next, while it waits.
@@ -248,23 +248,9 @@ pub(crate) fn path(id: VideoId) -> String {
     format!("/v1/videos/{id}")
 }
 
-/// Seconds left at the pace so far.
-pub(crate) fn eta_seconds(started_at_ms: Option<i64>, now_ms: i64, percent: u8) -> Option<f64> {
-    let elapsed_ms = now_ms - started_at_ms?;
-    if elapsed_ms <= 0 || percent == 0 {
-        return None;
-    }
-    let percent = f64::from(percent);
-    let seconds = elapsed_ms as f64 / 1000.0 * (100.0 - percent) / percent;
-    Some((seconds * 10.0).round() / 10.0)
-}
-
 /// What clients are shown of the row, with what the row alone does not know.
 pub(crate) async fn show(state: &AppState, row: queue::Video) -> Result<Video> {
-    let queue_position = match row.status {
-        Status::Queued => state.queue.queue_position(row.id).await?,
-        _ => None,
-    };
+    let estimate = state.queue.estimate(&row).await?;
     let in_progress = row.status == Status::InProgress;
     let (status, video_state) = match row.status {
         Status::Queued => (VideoStatus::Queued, VideoState::Queued),
@@ -318,15 +304,13 @@ pub(crate) async fn show(state: &AppState, row: queue::Video) -> Result<Video> {
         stage: row.stage.filter(|_| in_progress).map(VideoStage::from),
         step: row.step,
         total_steps: row.total_steps,
-        eta_seconds: in_progress
-            .then(|| eta_seconds(row.started_at_ms, state.clock.now_ms(), row.progress))
-            .flatten(),
-        queue_position,
+        eta_seconds: estimate.eta_ms.map(|ms| ms as f64 / 1000.0),
+        queue_position: estimate.queue_position,
         attempt: row.attempt,
         warnings: row.warnings,
         timings: row.timings.into(),
-        bytes: row.output.as_ref().map(|output| output.bytes),
-        sha256: row.output.map(|output| output.sha256),
+        bytes: row.output.as_ref().map(|output| output.video.bytes),
+        sha256: row.output.map(|output| output.video.sha256),
         urls: Urls {
             content: format!("{self_path}/content"),
             events: format!("{self_path}/events"),

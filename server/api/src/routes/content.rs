@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use headers::{ETag, HeaderMapExt, IfNoneMatch, IfRange};
 use http_range_header::{RangeUnsatisfiableError, parse_range_header};
-use queue::{Output, Status, VideoId};
+use queue::{OutputFile, Status, VideoId};
 use store::StoredFile;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
@@ -75,7 +75,7 @@ pub(crate) async fn download(
     Ok((StatusCode::PARTIAL_CONTENT, headers, stream(file.take(length))).into_response())
 }
 
-async fn open(state: &AppState, id: VideoId, output: &Output) -> Result<StoredFile> {
+async fn open(state: &AppState, id: VideoId, output: &OutputFile) -> Result<StoredFile> {
     match state.store.open_file(&output.key).await {
         // Perhaps deleted since its row was read; then the video is what is missing.
         Err(store::Error::NotFound(key)) => match state.queue.get(id).await {
@@ -157,7 +157,7 @@ pub(crate) enum Download {
 }
 
 /// The file behind the request, and the headers that describe it.
-async fn prepare(state: &AppState, id: VideoId, mut fields: Fields) -> Result<(Output, HeaderMap)> {
+async fn prepare(state: &AppState, id: VideoId, mut fields: Fields) -> Result<(OutputFile, HeaderMap)> {
     match fields.string("variant")?.as_deref() {
         None | Some("video") => {}
         Some(variant @ ("thumbnail" | "spritesheet")) => {
@@ -177,7 +177,7 @@ async fn prepare(state: &AppState, id: VideoId, mut fields: Fields) -> Result<(O
     fields.finish()?;
     let row = state.queue.get(id).await?;
     let output = match (row.status, row.output, row.error) {
-        (Status::Completed, Some(output), _) => output,
+        (Status::Completed, Some(output), _) => output.video,
         (Status::Cancelled, ..) => return Err(Error::refused(Code::Cancelled, "the video was cancelled")),
         (_, _, Some(error)) => return Err(Error::VideoFailed { code: error.code, message: error.message }),
         (status, ..) => {

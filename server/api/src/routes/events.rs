@@ -12,10 +12,9 @@ use axum::http::{HeaderName, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::Stream;
-use queue::{Progress, Status, Subscription, VideoId};
+use queue::{EventKind, Heard, News, Progress, Status, Subscription, Topic, VideoId};
 use serde::Serialize;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{Object, ObjectBuilder, OneOfBuilder, Schema, Type};
 use utoipa::openapi::{Ref, RefOr};
@@ -24,7 +23,7 @@ use crate::error::{Code, Result};
 use crate::openapi::LookupErrors;
 use crate::query::{VideoPath, VideoPathParams};
 use crate::state::{AppState, Health};
-use crate::video::{VideoStage, eta_seconds, show};
+use crate::video::{VideoStage, show};
 
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const RECONNECT_AFTER: Duration = Duration::from_secs(3);
@@ -143,18 +142,17 @@ pub(crate) struct StreamError {
     ),
 )]
 pub(crate) async fn follow(State(state): State<AppState>, VideoPath(id): VideoPath) -> Result<Response> {
-    let mut news = state.queue.subscribe(id);
-    let row = state.queue.get(id).await?;
-    news.seen(&row);
+    let mut news = state.queue.subscribe(Topic::Video(id));
+    let (row, seq) = state.queue.snapshot(id).await?;
+    news.seen(seq, Some(&row));
     let mut follower = Follower {
         id,
         news,
         health: state.health.clone(),
         pending: VecDeque::new(),
         ended: false,
-        started_at_ms: None,
+        row: row.clone(),
         stage: None,
-        last_step: None,
         state,
     };
     follower.snapshot(row).await?;
@@ -190,10 +188,9 @@ struct Follower {
     pending: VecDeque<Event>,
     /// Whether nothing follows what is pending.
     ended: bool,
-    started_at_ms: Option<i64>,
+    /// The video as last said.
+    row: queue::Video,
     stage: Option<queue::Stage>,
-    /// The last denoising step heard of, and when.
-    last_step: Option<(u32, Instant)>,
 }
 
 impl Follower {
@@ -212,25 +209,31 @@ impl Follower {
                 self.ended = true;
                 return;
             }
-            Some(queue::Event::Progress { progress, .. }) => {
-                self.progress(progress);
-                return;
-            }
-            Some(queue::Event::Lagged) => match self.state.queue.get(self.id).await {
-                Ok(row) => {
-                    self.news.seen(&row);
+            Some(Heard::Lagged) => match self.state.queue.snapshot(self.id).await {
+                Ok((row, seq)) => {
+                    self.news.seen(seq, Some(&row));
                     self.snapshot(row).await
                 }
                 Err(error) => Err(error.into()),
             },
-            Some(queue::Event::Started(row)) => self.say(&row, &STARTED).await,
-            Some(queue::Event::Requeued(row)) => self.say(&row, &QUEUED).await,
-            Some(queue::Event::Cancelling(row)) => self.say(&row, &CANCELLING).await,
-            Some(queue::Event::Settled(row)) => self.settled(&row).await,
+            Some(Heard::News(item)) => self.hear(&item.news).await,
         };
         if let Err(error) = said {
             tracing::warn!(job.id = %self.id, %error, "event stream broke off");
             self.break_off(Code::Internal, "the server could not read the video");
+        }
+    }
+
+    async fn hear(&mut self, news: &News) -> Result<()> {
+        match news {
+            News::Progress { progress, step_ms, .. } => self.progress(*progress, *step_ms).await,
+            News::Preview { .. } => Ok(()),
+            News::Event { event, video } => match event.kind {
+                EventKind::Started => self.say(video, &STARTED).await,
+                EventKind::Queued | EventKind::Moved => self.say(video, &QUEUED).await,
+                EventKind::Cancelling => self.say(video, &CANCELLING).await,
+                _ => self.settled(video).await,
+            },
         }
     }
 
@@ -251,11 +254,10 @@ impl Follower {
     }
 
     async fn say(&mut self, row: &queue::Video, kind: &Kind) -> Result<()> {
-        self.started_at_ms = row.started_at_ms;
+        self.row = row.clone();
         if row.status != Status::InProgress {
             // The next attempt begins at the beginning.
             self.stage = None;
-            self.last_step = None;
         }
         let video = show(&self.state, row.clone()).await?;
         self.pending.push_back(kind.event(&video));
@@ -268,33 +270,21 @@ impl Follower {
         self.pending.push_back(ERROR.event(&error));
     }
 
-    fn progress(&mut self, progress: Progress) {
+    async fn progress(&mut self, progress: Progress, step_ms: Option<f64>) -> Result<()> {
         if self.stage != Some(progress.stage) {
             self.stage = Some(progress.stage);
             self.pending.push_back(STAGE.event(&StageEvent { stage: progress.stage.into() }));
         }
-        let now_ms = self.state.clock.now_ms();
+        let eta_ms = self.state.queue.estimate(&self.row).await?.eta_ms;
         let event = ProgressEvent {
             step: progress.step,
             total_steps: progress.total_steps,
             percent: progress.percent,
-            step_seconds: self.step_seconds(progress),
-            eta_seconds: eta_seconds(self.started_at_ms, now_ms, progress.percent),
+            step_seconds: step_ms.map(|ms| ms / 1000.0),
+            eta_seconds: eta_ms.map(|ms| ms as f64 / 1000.0),
         };
         self.pending.push_back(PROGRESS.event(&event));
-    }
-
-    /// How long the last step took, by when this reader heard of it and of the one before.
-    fn step_seconds(&mut self, progress: Progress) -> Option<f64> {
-        let (step, now) = (progress.step, Instant::now());
-        if progress.stage != queue::Stage::Denoise {
-            self.last_step = None;
-            return None;
-        }
-        let before = self.last_step.replace((step, now));
-        let (last, at) = before.filter(|&(last, _)| last < step)?;
-        let seconds = now.duration_since(at).as_secs_f64() / f64::from(step - last);
-        Some((seconds * 1000.0).round() / 1000.0)
+        Ok(())
     }
 }
 

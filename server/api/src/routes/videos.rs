@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::IntoResponse;
-use queue::{ListQuery, Order, VideoId};
+use queue::{Enqueued, EventKind, Heard, ListQuery, News, Order, Topic, VideoId};
 use serde::Serialize;
 use tokio::time::timeout;
 use utoipa::ToSchema;
@@ -50,10 +50,10 @@ pub(crate) async fn create(State(state): State<AppState>, fields: Fields) -> Res
     };
     let job = request.into_job(input_reference.is_some(), &door)?;
     state.accepts_videos()?;
-    let row = state.queue.enqueue(job).await.map_err(|error| match error {
-        queue::Error::QueueFull { capacity } => Error::TryLater {
+    let Enqueued { video: row, .. } = state.queue.enqueue(job, None).await.map_err(|error| match error {
+        queue::Error::QueueFull { .. } | queue::Error::KeyQueueFull { .. } => Error::TryLater {
             code: Code::QueueFull,
-            message: format!("the queue is full: {capacity} videos wait"),
+            message: error.to_string(),
             after: state.limits.retry_after,
         },
         error => error.into(),
@@ -127,10 +127,13 @@ pub(crate) async fn list(State(state): State<AppState>, Query(mut fields): Query
         None => None,
         Some(text) => Some(text.parse().map_err(|_| unknown_cursor(&text))?),
     };
-    let page = state.queue.list(ListQuery { after, limit, order }).await.map_err(|error| match error {
-        queue::Error::NotFound(id) => unknown_cursor(&id.to_string()),
-        error => error.into(),
-    })?;
+    let page =
+        state.queue.list(ListQuery { after, limit, order, owner: None }).await.map_err(
+            |error| match error {
+                queue::Error::NotFound(id) => unknown_cursor(&id.to_string()),
+                error => error.into(),
+            },
+        )?;
     let mut data = Vec::with_capacity(page.videos.len());
     for row in page.videos {
         data.push(show(&state, row).await?);
@@ -197,7 +200,7 @@ pub(crate) async fn get(
     responses((status = OK, description = "The video.", body = Video), CancelErrors),
 )]
 pub(crate) async fn cancel(State(state): State<AppState>, VideoPath(id): VideoPath) -> Result<Json<Video>> {
-    let row = state.queue.request_cancel(id).await?;
+    let row = state.queue.request_cancel(id, None).await?;
     Ok(Json(show(&state, row).await?))
 }
 
@@ -237,12 +240,15 @@ pub(crate) async fn delete(
     VideoPath(id): VideoPath,
 ) -> Result<Json<DeletedVideo>> {
     settle(&state, id).await?;
-    let row = state.queue.delete(id).await?;
+    let row = state.queue.delete(id, None).await?;
     // The row first: a file without a row is swept at the next start, a row without a file would be a lie.
-    if let Some(output) = row.output
-        && let Err(error) = state.store.delete(&output.key).await
-    {
-        tracing::warn!(job.id = %id, key = output.key, %error, "file of a deleted video is left behind");
+    for file in row.output.iter().flat_map(queue::Output::files) {
+        match state.store.delete(&file.key).await {
+            Ok(()) | Err(store::Error::NotFound(_)) => {}
+            Err(error) => {
+                tracing::warn!(job.id = %id, key = file.key, %error, "file of a deleted video is left behind");
+            }
+        }
     }
     Ok(Json(DeletedVideo { id: id.to_string(), object: DeletedTag::VideoDeleted, deleted: true }))
 }
@@ -250,17 +256,16 @@ pub(crate) async fn delete(
 /// Cancels the video and waits until it is settled.
 async fn settle(state: &AppState, id: VideoId) -> Result<()> {
     // Before the request: a worker that settles at once must be heard.
-    let mut news = state.queue.subscribe(id);
-    if state.queue.request_cancel(id).await?.status.is_terminal() {
+    let mut news = state.queue.subscribe(Topic::Video(id));
+    if state.queue.request_cancel(id, None).await?.status.is_terminal() {
         return Ok(());
     }
     let settled = async {
         loop {
             match news.recv().await {
-                Some(queue::Event::Settled(_)) | None => return Ok(()),
-                Some(queue::Event::Lagged) if state.queue.get(id).await?.status.is_terminal() => {
-                    return Ok(());
-                }
+                None => return Ok(()),
+                Some(Heard::Lagged) if state.queue.get(id).await?.status.is_terminal() => return Ok(()),
+                Some(Heard::News(item)) if is_end(&item.news) => return Ok(()),
                 Some(_) => {}
             }
         }
@@ -272,6 +277,10 @@ async fn settle(state: &AppState, id: VideoId) -> Result<()> {
             after: state.limits.poll_after,
         })
     })
+}
+
+fn is_end(news: &News) -> bool {
+    matches!(news, News::Event { event, .. } if event.kind.is_end() || event.kind == EventKind::Deleted)
 }
 
 /// Edit a video (unsupported).
