@@ -76,7 +76,7 @@ pub enum Heard {
 pub(crate) struct Hub {
     news: broadcast::Sender<Arc<NewsItem>>,
     running: Mutex<HashMap<VideoId, Running>>,
-    previews: Mutex<HashMap<VideoId, usize>>,
+    previews: Mutex<HashMap<Topic, usize>>,
     pace: Mutex<Pace>,
     pub(crate) work: Notify,
     pub(crate) deliveries: Notify,
@@ -238,7 +238,12 @@ impl Hub {
         })
     }
 
-    pub(crate) fn previews(&self) -> MutexGuard<'_, HashMap<VideoId, usize>> {
+    /// The API key of a running video.
+    pub(crate) fn owner_of(&self, id: VideoId) -> Option<KeyId> {
+        lock(&self.running).get(&id).and_then(|running| running.owner.clone())
+    }
+
+    pub(crate) fn previews(&self) -> MutexGuard<'_, HashMap<Topic, usize>> {
         lock(&self.previews)
     }
 
