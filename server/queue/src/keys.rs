@@ -4,7 +4,11 @@
 //! nothing away. (A slow hash would protect guessable secrets, and these are not.) Works beside a running server,
 //! which looks a key up at each request: a revoked key is refused from the next request on.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{
+    fmt::{self, Write as _},
+    path::Path,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -211,5 +215,8 @@ fn read(row: &SqliteRow) -> Result<ApiKey> {
 }
 
 fn digest(secret: &str) -> String {
-    Sha256::digest(secret.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(secret.as_bytes()).iter().fold(String::with_capacity(64), |mut hex, byte| {
+        write!(hex, "{byte:02x}").expect("a string takes any write");
+        hex
+    })
 }
