@@ -19,7 +19,8 @@ pub(crate) async fn measure(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     let seconds = begin.elapsed().as_secs_f64();
     histogram!("http_request_duration_seconds", "method" => method, "route" => route.clone()).record(seconds);
-    let labels = [("method", method.into()), ("route", route), ("status", response.status().as_u16().to_string())];
+    let labels =
+        [("method", method.into()), ("route", route), ("status", response.status().as_u16().to_string())];
     counter!("http_requests_total", &labels).increment(1);
     response
 }

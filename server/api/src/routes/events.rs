@@ -104,7 +104,8 @@ async fn find(
         (Ok((video, newest)), _) if caller.may_see(&video) => Ok((Some(video), newest)),
         (Err(queue::Error::NotFound(_)), Some(cursor)) => {
             let missed = state.queue.events_after(&Topic::Video(id), cursor, 1).await?;
-            let seen = |owner: Option<&queue::KeyId>| caller.sees_only().is_none_or(|key| owner == Some(&key));
+            let seen =
+                |owner: Option<&queue::KeyId>| caller.sees_only().is_none_or(|key| owner == Some(&key));
             match missed.first() {
                 Some(event) if seen(event.owner.as_ref()) => Ok((None, i64::MAX)),
                 _ => Err(video_not_found(&id.to_string())),
@@ -153,8 +154,7 @@ pub(crate) async fn follow_all(
         None => (state.queue.last_event().await?, false),
     };
     let previews = wish.previews.then(|| state.queue.wish_previews(topic.clone()));
-    let opening =
-        Opening { topic, news, place, previews, cursor, behind, finished: false, snapshot: None };
+    let opening = Opening { topic, news, place, previews, cursor, behind, finished: false, snapshot: None };
     respond(state, opening).await
 }
 

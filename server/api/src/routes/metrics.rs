@@ -25,7 +25,8 @@ use crate::state::{AppState, Health};
 pub(crate) async fn metrics(State(state): State<AppState>) -> Result<impl IntoResponse> {
     gauge!("cogvideox_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     for card in state.catalog.iter() {
-        gauge!("cogvideox_model_info", "model" => card.id.clone(), "precision" => card.dtype.clone()).set(1.0);
+        gauge!("cogvideox_model_info", "model" => card.id.clone(), "precision" => card.dtype.clone())
+            .set(1.0);
     }
     let ready = *state.health.borrow() == Health::Ready;
     gauge!("cogvideox_ready").set(if ready { 1.0 } else { 0.0 });
@@ -49,6 +50,8 @@ async fn queue_gauges(state: &AppState) -> Result<()> {
 
 async fn storage_gauges(state: &AppState) -> Result<()> {
     gauge!("cogvideox_storage_bytes", "kind" => "videos").set(state.queue.files_bytes().await? as f64);
-    gauge!("cogvideox_storage_free_bytes").set(state.store.free_bytes().await? as f64);
+    if let Some(free) = (state.free_bytes)().await {
+        gauge!("cogvideox_storage_free_bytes").set(free as f64);
+    }
     Ok(())
 }

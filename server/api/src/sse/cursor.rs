@@ -8,7 +8,11 @@ use crate::state::AppState;
 
 /// The number of the last durable event that the reader has, if it names one that there was. Anything else is
 /// somebody who comes for the first time: a stream is never refused for its cursor.
-pub(crate) async fn cursor(state: &AppState, headers: &HeaderMap, fields: &mut Fields) -> Result<Option<i64>> {
+pub(crate) async fn cursor(
+    state: &AppState,
+    headers: &HeaderMap,
+    fields: &mut Fields,
+) -> Result<Option<i64>> {
     let (older, oldest) = (fields.string("last_event_id")?, fields.string("after_seq")?);
     // A browser that comes back repeats the address that it first came to: its header is newer.
     let header = headers.get("last-event-id").and_then(|value| value.to_str().ok()).map(ToOwned::to_owned);

@@ -87,8 +87,8 @@ pub(crate) struct VideoEvent;
 impl utoipa::PartialSchema for VideoEvent {
     fn schema() -> RefOr<Schema> {
         let kinds = [
-            SNAPSHOT, QUEUED, STARTED, MOVED, STAGE, PROGRESS, PREVIEW, CANCELLING, COMPLETED, FAILED, CANCELLED,
-            EXPIRED, DELETED, ERROR,
+            SNAPSHOT, QUEUED, STARTED, MOVED, STAGE, PROGRESS, PREVIEW, CANCELLING, COMPLETED, FAILED,
+            CANCELLED, EXPIRED, DELETED, ERROR,
         ];
         let one_of = kinds.iter().fold(OneOfBuilder::new(), |one_of, kind| one_of.item(kind.schema()));
         Schema::from(one_of).into()

@@ -13,7 +13,9 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use futures_util::{FutureExt as _, Stream};
 use metrics::counter;
-use queue::{DurableEvent, EventKind, Heard, News, NewsItem, PreviewWish, Stage, Subscription, Topic, VideoId};
+use queue::{
+    DurableEvent, EventKind, Heard, News, NewsItem, PreviewWish, Stage, Subscription, Topic, VideoId,
+};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 

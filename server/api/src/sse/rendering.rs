@@ -18,7 +18,7 @@ use super::kind::{Kind, PREVIEW, PROGRESS, PreviewEvent, ProgressEvent, SNAPSHOT
 use crate::error::Result;
 use crate::routes::videos::DeletedVideo;
 use crate::state::AppState;
-use crate::video::show;
+use crate::video::{show, show_all};
 
 /// So many items are kept, and so many bytes of them.
 const KEPT: usize = 1024;
@@ -129,8 +129,10 @@ pub(crate) async fn past(state: &AppState, events: &[DurableEvent]) -> Result<Ve
     ids.sort_unstable();
     ids.dedup();
     let mut videos = HashMap::with_capacity(ids.len());
-    for row in state.queue.get_many(&ids).await? {
-        videos.insert(row.id, to_json(&show(state, row).await?));
+    let rows = state.queue.get_many(&ids).await?;
+    let known: Vec<VideoId> = rows.iter().map(|row| row.id).collect();
+    for (id, video) in known.into_iter().zip(show_all(state, rows).await?) {
+        videos.insert(id, to_json(&video));
     }
     let write = |event: &DurableEvent| match videos.get(&event.video_id) {
         Some(video) if event.kind != EventKind::Deleted => durable(event, video),
