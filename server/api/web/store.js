@@ -5,8 +5,8 @@
 import { api } from "./api.js";
 
 const GALLERY_PAGE = 24;
-const QUEUE_PAGE = 8;
-const QUEUE_TAIL = 3;
+const QUEUE_PAGE = 5;
+const QUEUE_TAIL = 2;
 const LARGEST_PAGE = 100;
 const OWN_KEPT = 8;
 const QUEUE_REFRESH_MS = 700;
