@@ -6,6 +6,7 @@ reload in mid-job, the keyboard alone, a phone, dark and light, a lost connectio
 console error, any breach of the content security policy, and any request to another server. Saves screenshots.
 
 Needs `pip install playwright` and Chromium (CHROMIUM, or /usr/bin/chromium).
+The key, where one is needed, must have every scope.
 usage: [COGVIDEOX_API_KEY=cvx_...] page.py BASE_URL OUT_DIR
 """
 import json
@@ -38,6 +39,10 @@ WATCH_BARS = """() => {
   });
   new MutationObserver(note).observe(document.body, {subtree: true, childList: true, attributes: true, attributeFilter: ["aria-valuenow"]});
 }"""
+
+POSTERS_DRAWN = """() => [...document.querySelectorAll(".poster")]
+  .filter((image) => image.parentElement.getBoundingClientRect().top < innerHeight)
+  .every((image) => image.naturalWidth > 0 && !image.hidden)"""
 
 
 def step(text):
@@ -201,7 +206,11 @@ def cancel_and_reload(visit):
     row = page.locator(f".queue-row[data-id={waiting}]")
     expect(row).to_be_visible()
     expect(row.locator(".place")).to_have_text(re.compile(r"^\d"))
+    page.click("#pause-button")
+    expect(page.locator("[data-banner=paused]")).to_be_visible()
     visit.shot("queue")
+    page.get_by_role("button", name="Resume").click()
+    expect(page.locator("[data-banner=paused]")).to_have_count(0)
     row.get_by_role("button", name="Cancel").click()
     expect(row).to_have_count(0)
     assert state(waiting) == "cancelled", state(waiting)
@@ -212,6 +221,35 @@ def cancel_and_reload(visit):
     until("cancelled", lambda: state(video_id) == "cancelled")
     expect(page.locator(f".card[data-id={video_id}][data-state=cancelled]")).to_be_visible()
     return [video_id, waiting]
+
+
+def again(visit, done, cancelled):
+    page = visit.page
+    step("copy seed and curl, remix a finished video, retry a cancelled one")
+    card = page.locator(f".card[data-id={done}]")
+    card.hover()
+    card.get_by_role("button", name="Copy seed").click()
+    seed = str(call("GET", f"/v1/videos/{done}")["seed"])
+    until("the seed in the clipboard", lambda: page.evaluate("navigator.clipboard.readText()") == seed)
+    card.get_by_role("button", name="Copy as curl").click()
+    text = until("the command in the clipboard", lambda: (copied := page.evaluate("navigator.clipboard.readText()")) != seed and copied)
+    assert text.startswith(f"curl '{BASE}/v1/videos'") and seed in text and not (KEY and KEY in text), text
+    before = newest_id()
+    card.get_by_role("button", name="Remix").click()
+    expect(page.locator("#remix-note")).to_be_visible()
+    page.fill("#prompt", "the same boat, now at night")
+    page.keyboard.press("Control+Enter")
+    remix = submitted(before)
+    assert call("GET", f"/v1/videos/{remix}")["remixed_from_video_id"] == done
+    expect(page.locator("#remix-note")).to_be_hidden()
+    card = page.locator(f".card[data-id={cancelled}]")
+    card.hover()
+    card.get_by_role("button", name="Try again").click()
+    retry = submitted(remix)
+    assert call("GET", f"/v1/videos/{retry}")["retry_of_video_id"] == cancelled
+    for video_id in (retry, remix):
+        call("POST", f"/v1/videos/{video_id}/cancel")
+        expect(page.locator(f".card[data-id={video_id}]")).to_be_visible()
 
 
 def delete(visit, ids):
@@ -273,6 +311,7 @@ def themes_and_phone(browser):
         visit = Visit(browser, viewport={"width": 1360, "height": 1000}, color_scheme=scheme)
         page = visit.open()
         grounds[scheme] = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        until("the posters in sight", lambda: page.evaluate(POSTERS_DRAWN))
         visit.shot(f"desktop-{scheme}")
         page.click("#theme-button")
         other = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -319,10 +358,12 @@ def keys(browser):
 def main():
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        visit = Visit(browser, viewport={"width": 1360, "height": 1000}, accept_downloads=True)
+        visit = Visit(browser, viewport={"width": 1360, "height": 1000}, accept_downloads=True, permissions=["clipboard-read", "clipboard-write"])
         visit.open()
         made = [make_and_play(visit)]
-        delete(visit, cancel_and_reload(visit))
+        stopped = cancel_and_reload(visit)
+        again(visit, made[0], stopped[0])
+        delete(visit, stopped)
         made.append(keyboard(visit))
         refusal(visit)
         visit.close()

@@ -115,7 +115,7 @@ export class Detail {
     return [
       done && textButton("download", "Download", () => actions.download(video)),
       done && textButton("remix", "Remix", leaving((one) => actions.remix(one))),
-      ended && textButton("retry", done ? "Make again" : "Try again", leaving((one) => actions.retry(one))),
+      ended && !done && textButton("retry", "Try again", leaving((one) => actions.retry(one))),
       textButton("sliders", "Use settings", leaving((one) => actions.reuse(one))),
       textButton("seed", "Copy seed", () => actions.copySeed(video)),
       textButton("terminal", "Copy as curl", () => actions.copyCurl(video)),

@@ -25,8 +25,8 @@ function describe(capabilities, model) {
   const fields = [
     { name: "size", label: "Size", default: model.default_size, parse: String, basic: true,
       control: h("select", {}, model.sizes.map((size) => option(size, sizeText(size), model.default_size))) },
-    { name: "num_frames", label: "Length", default: frames.default, parse: Number, basic: true,
-      control: h("select", {}, frameCounts(frames).map((n) => option(n, `${videoLength(n / model.fps)} (${n} frames)`, frames.default))) },
+    { name: "num_frames", label: "Length (frames)", default: frames.default, parse: Number, basic: true,
+      control: h("select", {}, frameCounts(frames).map((n) => option(n, `${videoLength(n / model.fps)} (${n})`, frames.default))) },
     { name: "num_inference_steps", label: "Steps", default: steps.default, parse: ranged, basic: true, hint: refused,
       control: number({ min: 1, max: steps.max, step: 1, value: steps.default }) },
     { name: "seed", label: "Seed", default: null, parse: ranged, basic: true,

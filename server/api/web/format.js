@@ -18,21 +18,21 @@ export function stageText(video) {
   return STAGES[video.stage] ?? "Starting";
 }
 
-/** A span of seconds, to a reader's precision: "4 s", "3 min", "1 h 20 min". */
+/** A span of seconds, to a reader's precision: "4 s", "3 min", "1 h 20 min"; number and unit stay on one line. */
 export function span(seconds) {
-  if (seconds < 1) return "1 s";
-  if (seconds < 90) return `${Math.round(seconds)} s`;
+  if (seconds < 1) return "1\u00a0s";
+  if (seconds < 90) return `${Math.round(seconds)}\u00a0s`;
   const minutes = Math.round(seconds / 60);
-  if (minutes < 90) return `${minutes} min`;
+  if (minutes < 90) return `${minutes}\u00a0min`;
   const hours = Math.floor(minutes / 60);
-  if (hours < 48) return minutes % 60 ? `${hours} h ${minutes % 60} min` : `${hours} h`;
+  if (hours < 48) return minutes % 60 ? `${hours}\u00a0h ${minutes % 60}\u00a0min` : `${hours}\u00a0h`;
   return `${Math.round(hours / 24)} days`;
 }
 
 /** A measured time in milliseconds. */
 export function milliseconds(ms) {
-  if (ms < 1000) return `${ms} ms`;
-  return ms < 90_000 ? `${(ms / 1000).toFixed(1)} s` : span(ms / 1000);
+  if (ms < 1000) return `${ms}\u00a0ms`;
+  return ms < 90_000 ? `${(ms / 1000).toFixed(1)}\u00a0s` : span(ms / 1000);
 }
 
 /** How long ago a moment in Unix seconds was. */
@@ -42,7 +42,7 @@ export function ago(unixSeconds, now = Date.now() / 1000) {
 }
 
 /** A length of video: "6.1 s". */
-export const videoLength = (seconds) => `${Number(Number(seconds).toFixed(1))} s`;
+export const videoLength = (seconds) => `${Number(Number(seconds).toFixed(1))}\u00a0s`;
 
 /** `720x480` with the multiplication sign. */
 export const sizeText = (size) => size.replace("x", " × ");
