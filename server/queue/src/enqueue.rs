@@ -54,6 +54,16 @@ impl Queue {
         })
         .await
     }
+
+    /// The video that an earlier request of the same client made, if this is the same request. The door asks before
+    /// it does anything for a new one; [`Queue::enqueue`] looks again.
+    ///
+    /// # Errors
+    /// [`Error::IdempotencyKeyReuse`].
+    pub async fn earlier(&self, owner: Option<&KeyId>, submission: &Submission) -> Result<Option<Video>> {
+        let mut reader = self.inner.readers.acquire().await?;
+        earlier(&mut reader, owner, submission, self.inner.clock.now_ms()).await
+    }
 }
 
 /// The turn of an owner's next video: one behind the owner's last that waits, and not ahead of the line's first.

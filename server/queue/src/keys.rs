@@ -4,7 +4,11 @@
 //! nothing away. (A slow hash would protect guessable secrets, and these are not.) Works beside a running server,
 //! which looks a key up at each request: a revoked key is refused from the next request on.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{
+    fmt::{self, Write as _},
+    path::Path,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -170,6 +174,15 @@ impl ApiKeys {
         Ok(sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM api_keys)").fetch_one(&self.pool).await?)
     }
 
+    /// The key with this id, unless it is revoked: whether one that was let in before still may.
+    pub async fn active(&self, id: &KeyId) -> Result<Option<ApiKey>> {
+        let row = sqlx::query("SELECT * FROM api_keys WHERE id = ? AND revoked_at_ms IS NULL")
+            .bind(&id.0)
+            .fetch_optional(&self.pool)
+            .await?;
+        row.as_ref().map(read).transpose()
+    }
+
     /// The key that this text is, if it is one and not revoked.
     pub async fn authenticate(&self, text: &str) -> Result<Option<ApiKey>> {
         let Some((id, secret)) = text.strip_prefix(PREFIX).and_then(|rest| rest.split_once('_')) else {
@@ -202,5 +215,8 @@ fn read(row: &SqliteRow) -> Result<ApiKey> {
 }
 
 fn digest(secret: &str) -> String {
-    Sha256::digest(secret.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(secret.as_bytes()).iter().fold(String::with_capacity(64), |mut hex, byte| {
+        write!(hex, "{byte:02x}").expect("a string takes any write");
+        hex
+    })
 }

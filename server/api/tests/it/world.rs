@@ -11,7 +11,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
-use queue::{Claim, Clock, Output, Owner, Queue, QueueOptions, Timings};
+use queue::{Claim, Clock, Finished, KeyLimits, Output, OutputFile, Owner, Queue, QueueOptions, Timings};
 use serde_json::Value;
 use store::VideoStore;
 use tempfile::TempDir;
@@ -90,7 +90,8 @@ impl World {
     pub(crate) async fn with(limits: Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(TestClock(AtomicI64::new(1_700_000_000_500)));
-        let options = QueueOptions { capacity: 3, lease_ms: 60_000, max_attempts: 2 };
+        let options =
+            QueueOptions { capacity: 3, lease_ms: 60_000, max_attempts: 2, key_limits: KeyLimits::default() };
         let queue = Queue::open(&folder.path().join("queue.db"), clock.clone(), options).await.unwrap();
         let store = VideoStore::open(&folder.path().join("videos")).await.unwrap();
         let (health, receiver) = watch::channel(Health::Ready);
@@ -102,6 +103,16 @@ impl World {
             health: receiver,
             limits,
             clock: clock.clone(),
+            api_keys: queue.api_keys(),
+            free_bytes: Arc::new(|| Box::pin(async { Some(1 << 40) })),
+            check_webhook_url: None,
+            prompt_check: None,
+            refine_prompt: None,
+            rates: api::RequestRates::default(),
+            access: api::Access::default(),
+            metrics: Arc::new(|| "cogvideox_ready 1\n".to_owned()),
+            retention_age: None,
+            previews: true,
         };
         let router = api::router(state);
         Self { router, queue, store, health, clock, owner: Owner::unique(), _folder: folder }
@@ -153,8 +164,10 @@ impl World {
     pub(crate) async fn complete(&self, claim: &Claim, content: &[u8]) {
         let key = format!("{}.mp4", claim.video.id);
         let stored = self.store.put(&key, content.to_vec()).await.unwrap();
-        let output = Output { key, bytes: stored.bytes, sha256: stored.sha256 };
-        self.queue.complete(&claim.lease, output, Timings::default()).await.unwrap();
+        let video = OutputFile { key, bytes: stored.bytes, sha256: stored.sha256 };
+        let output = Output { video, thumbnail: None, spritesheet: None };
+        let finished = Finished { output, timings: Timings::default(), peak_memory_bytes: None };
+        self.queue.complete(&claim.lease, finished).await.unwrap();
     }
 }
 
