@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Access, AppState, CheckWebhookUrl, Health, Limits, ModelCard, ModelCatalog, RequestRates};
+use api::{Access, AppState, CheckWebhookUrl, Health, Limits, ModelCard, ModelCatalog, RequestRates, Streams, Tickets};
 use cogvideox::ModelDescription;
 use futures_util::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -25,7 +25,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) data: &'a Data,
     pub(crate) description: ModelDescription,
     pub(crate) card: ModelCard,
-    pub(crate) metrics: PrometheusHandle,
+    pub(crate) recorder: PrometheusHandle,
     pub(crate) worker: &'a WorkerHandle,
 }
 
@@ -34,9 +34,10 @@ pub(crate) struct Parts<'a> {
 /// # Errors
 /// A blocklist that cannot be read, a URL that is none.
 pub(crate) fn state(parts: Parts<'_>) -> anyhow::Result<AppState> {
-    let Parts { config, data, description, card, metrics, worker } = parts;
+    let Parts { config, data, description, card, recorder, worker } = parts;
     let retention_hours = u64::from(config.retention.max_age_hours);
     let store = data.store.clone();
+    let pulse = worker.pulse.clone();
     Ok(AppState {
         queue: data.queue.clone(),
         store: data.store.clone(),
@@ -47,9 +48,12 @@ pub(crate) fn state(parts: Parts<'_>) -> anyhow::Result<AppState> {
         clock: Arc::new(SystemClock),
         api_keys: data.queue.api_keys(),
         rates: RequestRates::default(),
+        streams: Streams::default(),
+        tickets: Tickets::default(),
         access: Access {
             cors_origins: config.server.cors_origins.clone(),
             allowed_hosts: config.server.allowed_hosts.clone(),
+            metrics_need_key: config.server.metrics_need_key,
         },
         free_bytes: Arc::new(move || {
             let store = store.clone();
@@ -60,8 +64,9 @@ pub(crate) fn state(parts: Parts<'_>) -> anyhow::Result<AppState> {
         refine_prompt: prompts::refiner(&config.refine)?,
         metrics: Arc::new(move || {
             measurements::observe_process();
-            metrics.run_upkeep();
-            metrics.render()
+            metrics::gauge!("cogvideox_worker_heartbeat_age_seconds").set(pulse.age().as_secs_f64());
+            recorder.run_upkeep();
+            recorder.render()
         }),
         retention_age: (retention_hours > 0).then(|| Duration::from_hours(retention_hours)),
         previews: config.worker.previews,
@@ -77,6 +82,7 @@ fn limits(config: &Config) -> Limits {
         delete_wait: Duration::from_secs(limits.delete_wait_seconds.into()),
         max_wait: Duration::from_secs(limits.max_wait_seconds.into()),
         min_free_bytes: config.retention.min_free_mib.saturating_mul(1 << 20),
+        max_streams_per_key: limits.max_streams_per_key.get() as usize,
         accept_sora_names: config.server.accept_sora_names,
         ..Limits::default()
     }
