@@ -36,6 +36,12 @@ impl FromRequestParts<AppState> for Caller {
 }
 
 impl Caller {
+    /// The owner of a key that was shown before.
+    pub(crate) fn of_key(key: ApiKey) -> Self {
+        tracing::Span::current().record("api_key.name", key.name.as_str());
+        Self { key: Some(key) }
+    }
+
     /// Refuses whoever has no key for this.
     pub(crate) fn require(&self, scope: Scope) -> Result<()> {
         let Some(key) = self.key.as_ref().filter(|key| !key.allows(scope)) else { return Ok(()) };

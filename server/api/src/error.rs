@@ -98,8 +98,6 @@ code_table! {
     InvalidCursor = BAD_REQUEST "invalid_cursor";
     /// Not a variant of a video's content.
     UnknownVariant = BAD_REQUEST "unknown_variant";
-    /// A variant of a video's content that this server does not make.
-    UnsupportedVariant = BAD_REQUEST "unsupported_variant";
     /// A field of a feature that this server does not have or has switched off.
     UnsupportedParameter = BAD_REQUEST "unsupported_parameter";
     /// A webhook's URL that this server will not call.
@@ -118,6 +116,8 @@ code_table! {
     MissingApiKey = UNAUTHORIZED "missing_api_key";
     /// Not an API key of this server, or a revoked one.
     InvalidApiKey = UNAUTHORIZED "invalid_api_key";
+    /// The ticket was used, is too old or never was.
+    InvalidTicket = UNAUTHORIZED "invalid_ticket";
     /// The API key is not good for this.
     PermissionDenied = FORBIDDEN "permission_denied";
     /// A change asked for by a page of another origin.
@@ -128,6 +128,10 @@ code_table! {
     NotFound = NOT_FOUND "not_found";
     /// No video has this id.
     VideoNotFound = NOT_FOUND "video_not_found";
+    /// The video was made without this variant of its content.
+    VariantNotAvailable = NOT_FOUND "variant_not_available";
+    /// The video's files were removed to make room.
+    VideoExpired = GONE "video_expired";
     /// No model has this id.
     ModelNotFound = NOT_FOUND "model_not_found";
     /// The path exists, with other methods (see the `allow` header).
@@ -148,6 +152,10 @@ code_table! {
     IdempotencyKeyReuse = UNPROCESSABLE_ENTITY "idempotency_key_reuse";
     /// More requests a minute than the API key may make.
     RateLimitExceeded = TOO_MANY_REQUESTS "rate_limit_exceeded";
+    /// As many event streams are open as may be.
+    TooManyStreams = TOO_MANY_REQUESTS "too_many_streams";
+    /// As many tickets wait to be used as may.
+    TooManyTickets = TOO_MANY_REQUESTS "too_many_tickets";
     /// The queue holds as many waiting videos as it may.
     QueueFull = TOO_MANY_REQUESTS "queue_full";
     /// The server failed; its log has the cause under the request id.
@@ -284,7 +292,7 @@ impl From<StatusCode> for ErrorType {
         match status {
             StatusCode::UNAUTHORIZED => Self::AuthenticationError,
             StatusCode::FORBIDDEN => Self::PermissionError,
-            StatusCode::NOT_FOUND => Self::NotFoundError,
+            StatusCode::NOT_FOUND | StatusCode::GONE => Self::NotFoundError,
             StatusCode::TOO_MANY_REQUESTS => Self::RateLimitExceeded,
             status if status.is_server_error() => Self::ServerError,
             _ => Self::InvalidRequestError,

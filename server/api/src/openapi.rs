@@ -18,8 +18,8 @@ use utoipa::{IntoResponses, OpenApi as _};
 use crate::error::{Code, ErrorEnvelope, X_REQUEST_ID};
 use crate::router::routes;
 use crate::routes::content::{Download, Variant};
-use crate::routes::events::{ProgressEvent, StageEvent, StreamError};
 use crate::routes::videos::SortOrder;
+use crate::sse::kind::{PreviewEvent, ProgressEvent, StageEvent, StreamError};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -32,7 +32,8 @@ use crate::routes::videos::SortOrder;
     ),
     // Those that only parameters, refusals and events name.
     components(schemas(
-        ErrorEnvelope, SortOrder, Variant, Download, StageEvent, ProgressEvent, StreamError,
+        ErrorEnvelope, SortOrder, Variant, Download, StageEvent, ProgressEvent,
+        PreviewEvent, StreamError,
     )),
 )]
 struct Document;
@@ -149,6 +150,15 @@ const FIELDS: &[Code] = &[
     Code::UnsupportedMediaType,
 ];
 
+/// What a route that opens an event stream may answer.
+const STREAM: &[Code] = &[
+    Code::InvalidTicket,
+    Code::InvalidType,
+    Code::UnknownParameter,
+    Code::DuplicateParameter,
+    Code::TooManyStreams,
+];
+
 /// What any route may answer.
 const COMMON: &[Code] = &[Code::PayloadTooLarge, Code::RequestTimeout, Code::Internal];
 
@@ -161,6 +171,12 @@ error_sets! {
     ModelErrors = [InvalidRequest, ModelNotFound] + [COMMON];
     /// Refusals of a route about one video.
     LookupErrors = [InvalidRequest, VideoNotFound] + [CALLER, COMMON];
+    /// Refusals of following one video.
+    FollowErrors = [InvalidRequest, VideoNotFound] + [STREAM, CALLER, COMMON];
+    /// Refusals of following all videos.
+    FollowAllErrors = [] + [STREAM, CALLER, COMMON];
+    /// Refusals of a ticket.
+    TicketErrors = [TooManyTickets] + [CALLER, COMMON];
     /// Refusals of cancelling.
     CancelErrors = [InvalidRequest, VideoNotFound] + [CALLER, COMMON];
     /// Refusals of changing.
@@ -177,8 +193,8 @@ error_sets! {
     ] + [CALLER, COMMON];
     /// Refusals of downloading.
     ContentErrors = [
-        InvalidRequest, InvalidType, UnknownParameter, DuplicateParameter, UnknownVariant, UnsupportedVariant,
-        VideoNotReady, Cancelled, VideoNotFound, RangeNotSatisfiable,
+        InvalidRequest, InvalidType, UnknownParameter, DuplicateParameter, UnknownVariant, VideoNotReady,
+        Cancelled, VideoNotFound, VariantNotAvailable, VideoExpired, RangeNotSatisfiable,
     ] + [CALLER, COMMON];
     /// Refusals of what OpenAI's API has and this server does not do.
     UnsupportedErrors = [UnsupportedOperation] + [COMMON];

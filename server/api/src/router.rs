@@ -1,6 +1,6 @@
 //! Every URL on one page, and what happens around each request.
 //!
-//! From the outside in: a request id, headers kept out of the log, the log, the id on the answer, CORS, `nosniff`,
+//! From the outside in: the measuring of traffic, a request id, headers kept out of the log, the log, the id on the answer, CORS, `nosniff`,
 //! the error envelope, panics, the body limit; then, except for streams and downloads, the timeout.
 
 use std::any::Any;
@@ -26,8 +26,11 @@ use uuid::Uuid;
 
 use crate::envelope::envelope;
 use crate::error::{X_REQUEST_ID, ascii, status_response};
-use crate::routes::{capabilities, content, create, events, health, line, models, unsupported, videos};
+use crate::routes::{
+    capabilities, content, create, events, health, line, metrics, models, tickets, unsupported, videos,
+};
 use crate::state::AppState;
+use crate::traffic::measure;
 
 /// The routes with a timeout, and those that may last.
 pub(crate) fn routes() -> (OpenApiRouter<AppState>, OpenApiRouter<AppState>) {
@@ -44,6 +47,8 @@ pub(crate) fn routes() -> (OpenApiRouter<AppState>, OpenApiRouter<AppState>) {
         .routes(routes!(line::pause))
         .routes(routes!(line::resume))
         .routes(routes!(capabilities::get))
+        .routes(routes!(tickets::create))
+        .routes(routes!(metrics::metrics))
         .routes(routes!(models::list))
         .routes(routes!(models::get))
         .routes(routes!(health::livez))
@@ -53,7 +58,8 @@ pub(crate) fn routes() -> (OpenApiRouter<AppState>, OpenApiRouter<AppState>) {
         // Waits as long as the client prefers, and keeps the timeout until then itself.
         .routes(routes!(create::create))
         .routes(routes!(content::download, content::head))
-        .routes(routes!(events::follow));
+        .routes(routes!(events::follow))
+        .routes(routes!(events::follow_all));
     (quick, streams)
 }
 
@@ -62,6 +68,7 @@ pub fn router(state: AppState) -> Router {
     let (quick, streams) = routes();
     let timeout = TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, state.limits.request_timeout);
     let around = ServiceBuilder::new()
+        .layer(from_fn(measure))
         .map_request(drop_odd_request_id)
         .layer(SetRequestIdLayer::new(X_REQUEST_ID, FreshRequestId))
         .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION, header::COOKIE]))

@@ -6,6 +6,8 @@ pub(crate) mod create;
 pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod line;
+pub(crate) mod metrics;
 pub(crate) mod models;
+pub(crate) mod tickets;
 pub(crate) mod unsupported;
 pub(crate) mod videos;

@@ -14,6 +14,8 @@ use crate::error::{Code, Error, Result};
 use crate::model::{CountTokens, ModelCatalog};
 use crate::prompt::{PromptCheck, RefinePrompt};
 use crate::rates::RequestRates;
+use crate::sse::Streams;
+use crate::tickets::Tickets;
 
 /// Whether the part behind the queue can work.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +51,10 @@ pub struct Limits {
     pub max_wait: Duration,
     /// Bytes that stay free on the disk: with fewer no new video is taken.
     pub min_free_bytes: u64,
+    /// Event streams that one API key may have open, or everybody together where there are none.
+    pub max_streams_per_key: usize,
+    /// Event streams that may be open in all.
+    pub max_streams: usize,
     /// Whether `sora-2` and `sora-2-pro` mean the default model.
     pub accept_sora_names: bool,
 }
@@ -65,6 +71,8 @@ impl Default for Limits {
             poll_after: Duration::from_secs(1),
             max_wait: Duration::from_mins(10),
             min_free_bytes: 0,
+            max_streams_per_key: 4096,
+            max_streams: 8192,
             accept_sora_names: false,
         }
     }
@@ -78,6 +86,8 @@ pub struct Access {
     /// Names of this server, without port, beyond loopback names and IP addresses. Looked at while there are no
     /// API keys: a name that an attacker resolves to this machine is not one of them.
     pub allowed_hosts: Vec<String>,
+    /// Whether `/metrics` asks for an API key.
+    pub metrics_need_key: bool,
 }
 
 /// Free bytes of the disk that the files lie on; none where that cannot be told.
@@ -107,6 +117,10 @@ pub struct AppState {
     pub api_keys: ApiKeys,
     /// How often each key asked of late.
     pub rates: RequestRates,
+    /// The open event streams.
+    pub streams: Streams,
+    /// The tickets that were given out.
+    pub tickets: Tickets,
     /// Which browsers may ask.
     pub access: Access,
     /// How much room there is.

@@ -44,8 +44,15 @@ impl Queue {
             let Some(row) = one(&query.fetch_all(&mut *tx).await?)? else { return Ok(None) };
             let event =
                 events::append(&mut tx, &row.video, EventKind::Started, now_ms, NewEvent::default()).await?;
+            let key_name = match &row.video.owner {
+                None => None,
+                Some(key) => {
+                    let name = sqlx::query_scalar("SELECT name FROM api_keys WHERE id = ?").bind(&key.0);
+                    name.fetch_optional(&mut *tx).await?
+                }
+            };
             tx.commit().await?;
-            let cancel = inner.hub.started(&row, now_ms);
+            let cancel = inner.hub.started(&row, key_name, now_ms);
             inner.hub.publish(&event, &row.video);
             let lease = Lease { video_id: row.video.id, owner, generation: row.generation };
             Ok(Some(Claim { video: row.video, lease, cancel }))

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    DurableEvent, KeyId, Lease, Progress, Stage, Status, Topic, Video, VideoId, pace::Pace, row::Row,
+    DurableEvent, KeyId, Lease, Progress, Stage, Status, Topic, Video, VideoId, metrics, pace::Pace, row::Row,
 };
 
 /// How many items a subscriber may be behind before it must read the events and the row again.
@@ -76,7 +76,7 @@ pub enum Heard {
 pub(crate) struct Hub {
     news: broadcast::Sender<Arc<NewsItem>>,
     running: Mutex<HashMap<VideoId, Running>>,
-    previews: Mutex<HashMap<VideoId, usize>>,
+    previews: Mutex<HashMap<Topic, usize>>,
     pace: Mutex<Pace>,
     pub(crate) work: Notify,
     pub(crate) deliveries: Notify,
@@ -95,6 +95,8 @@ pub(crate) struct Running {
     progress: Option<Progress>,
     /// The last denoising step heard of in this attempt, and when.
     last_step: Option<(u32, i64)>,
+    key_name: Option<String>,
+    started_at_ms: i64,
     written_at_ms: i64,
     cancel: CancellationToken,
 }
@@ -126,7 +128,7 @@ impl Hub {
     }
 
     /// A video was claimed; the news of it follow by [`Hub::publish`].
-    pub(crate) fn started(&self, row: &Row, now_ms: i64) -> CancellationToken {
+    pub(crate) fn started(&self, row: &Row, key_name: Option<String>, now_ms: i64) -> CancellationToken {
         let cancel = CancellationToken::new();
         let video = &row.video;
         let running = Running {
@@ -138,6 +140,8 @@ impl Hub {
             floor_percent: video.progress,
             progress: None,
             last_step: None,
+            key_name,
+            started_at_ms: now_ms,
             written_at_ms: now_ms,
             cancel: cancel.clone(),
         };
@@ -191,9 +195,10 @@ impl Hub {
             {
                 running.cancel.cancel();
             }
-        } else {
-            lock(&self.running).remove(&video.id);
+        } else if let Some(ran) = lock(&self.running).remove(&video.id) {
+            metrics::worked(ran.key_name.as_deref(), ran.started_at_ms, event.at_ms);
         }
+        metrics::happened(event, video);
         if video.status == Status::Queued {
             self.work.notify_one();
         }
@@ -233,7 +238,12 @@ impl Hub {
         })
     }
 
-    pub(crate) fn previews(&self) -> MutexGuard<'_, HashMap<VideoId, usize>> {
+    /// The API key of a running video.
+    pub(crate) fn owner_of(&self, id: VideoId) -> Option<KeyId> {
+        lock(&self.running).get(&id).and_then(|running| running.owner.clone())
+    }
+
+    pub(crate) fn previews(&self) -> MutexGuard<'_, HashMap<Topic, usize>> {
         lock(&self.previews)
     }
 
@@ -295,7 +305,15 @@ pub struct Subscription {
     topic: Topic,
     news: broadcast::Receiver<Arc<NewsItem>>,
     seq: i64,
-    seen: Option<Video>,
+    seen: Option<Seen>,
+}
+
+/// How far a video is for a subscriber that has read it. Not the video itself: thousands may follow one.
+#[derive(Debug)]
+struct Seen {
+    id: VideoId,
+    attempt: u32,
+    point: (Option<Stage>, u32, u8),
 }
 
 impl Subscription {
@@ -304,7 +322,7 @@ impl Subscription {
     pub fn seen(&mut self, seq: i64, video: Option<&Video>) {
         self.seq = self.seq.max(seq);
         if let Some(video) = video {
-            self.seen = Some(video.clone());
+            self.seen = Some(Seen { id: video.id, attempt: video.attempt, point: point(video) });
         }
     }
 
@@ -333,7 +351,7 @@ impl Subscription {
                 self.seen.as_ref().filter(|seen| seen.id == item.video_id).is_some_and(|seen| {
                     *attempt < seen.attempt
                         || (*attempt == seen.attempt
-                            && (Some(progress.stage), progress.step, progress.percent) <= point(seen))
+                            && (Some(progress.stage), progress.step, progress.percent) <= seen.point)
                 })
             }
             News::Preview { .. } => false,

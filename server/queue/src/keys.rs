@@ -174,6 +174,15 @@ impl ApiKeys {
         Ok(sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM api_keys)").fetch_one(&self.pool).await?)
     }
 
+    /// The key with this id, unless it is revoked: whether one that was let in before still may.
+    pub async fn active(&self, id: &KeyId) -> Result<Option<ApiKey>> {
+        let row = sqlx::query("SELECT * FROM api_keys WHERE id = ? AND revoked_at_ms IS NULL")
+            .bind(&id.0)
+            .fetch_optional(&self.pool)
+            .await?;
+        row.as_ref().map(read).transpose()
+    }
+
     /// The key that this text is, if it is one and not revoked.
     pub async fn authenticate(&self, text: &str) -> Result<Option<ApiKey>> {
         let Some((id, secret)) = text.strip_prefix(PREFIX).and_then(|rest| rest.split_once('_')) else {

@@ -4,14 +4,16 @@
 //! Relies on one writing connection. Whoever holds the writer commits and publishes before letting go, which makes
 //! the order of the news the order of the commits. Reads go to other connections and wait for nobody.
 
-use std::{fs::File, future::Future, path::Path, sync::Arc};
+use std::{collections::HashMap, fs::File, future::Future, path::Path, sync::Arc};
 
 use sqlx::{SqliteConnection, SqlitePool, sqlite::SqliteRow};
 use tokio::sync::Mutex;
 
 use crate::{
-    ApiKeys, Clock, Error, KeyId, KeyLimits, Result, Subscription, Topic, Video, VideoId, database, hub::Hub,
-    pace::Pace, row::Row,
+    ApiKeys, Clock, Error, KeyId, KeyLimits, Result, Subscription, Topic, Video, VideoId, database,
+    hub::{Hub, Running},
+    pace::Pace,
+    row::Row,
 };
 
 /// Finished videos from which the pace is known at the start.
@@ -139,11 +141,18 @@ impl Queue {
         )
         .bind(id.to_string());
         let rows = query.fetch_all(&self.inner.readers).await?;
-        let mut row = one(&rows)?.ok_or(Error::NotFound(id))?;
-        if let Some(running) = running.get(&id) {
-            running.lay_over(&mut row);
-        }
-        Ok((row.video, sqlx::Row::try_get(&rows[0], "last_seq")?))
+        let row = one(&rows)?.ok_or(Error::NotFound(id))?;
+        Ok((laid_over(row, &running), sqlx::Row::try_get(&rows[0], "last_seq")?))
+    }
+
+    /// Those of these videos that are there, as far as they have come, in no order.
+    pub async fn get_many(&self, ids: &[VideoId]) -> Result<Vec<Video>> {
+        let running = self.inner.hub.running();
+        let rows = sqlx::query("SELECT * FROM videos WHERE id IN (SELECT value FROM json_each(?))")
+            .bind(to_json(&ids))
+            .fetch_all(&self.inner.readers)
+            .await?;
+        rows.iter().map(|row| Ok(laid_over(Row::read(row)?, &running))).collect()
     }
 
     /// A part of all videos, in the order of their creation.
@@ -174,14 +183,8 @@ impl Queue {
             .bind(query.owner.map(|key| key.0))
             .fetch_all(&self.inner.readers)
             .await?;
-        let mut videos = Vec::with_capacity(rows.len());
-        for row in &rows {
-            let mut row = Row::read(row)?;
-            if let Some(running) = running.get(&row.video.id) {
-                running.lay_over(&mut row);
-            }
-            videos.push(row.video);
-        }
+        let videos = rows.iter().map(|row| Ok(laid_over(Row::read(row)?, &running)));
+        let mut videos = videos.collect::<Result<Vec<_>>>()?;
         let has_more = videos.len() > query.limit as usize;
         videos.truncate(query.limit as usize);
         Ok(Page { videos, has_more })
@@ -238,6 +241,14 @@ impl Queue {
 /// some time later, and a change must be committed before it is published.
 pub(crate) fn one(rows: &[SqliteRow]) -> Result<Option<Row>> {
     rows.first().map(Row::read).transpose()
+}
+
+/// The video of a row, as far as its worker says.
+fn laid_over(mut row: Row, running: &HashMap<VideoId, Running>) -> Video {
+    if let Some(running) = running.get(&row.video.id) {
+        running.lay_over(&mut row);
+    }
+    row.video
 }
 
 pub(crate) fn to_json(value: &impl serde::Serialize) -> String {

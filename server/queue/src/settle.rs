@@ -16,6 +16,9 @@ use crate::{
     row::Row,
 };
 
+/// The detail of the event with which a row is taken over from a lost worker.
+pub(crate) const WORKER_LOST: &str = "worker_lost";
+
 impl Queue {
     /// Settles the video as completed. Its files must be in place and on the disk.
     ///
@@ -189,7 +192,7 @@ impl Queue {
             let mut released = Vec::with_capacity(rows.len());
             for row in &rows {
                 let row = Row::read(row)?;
-                let told = NewEvent { actor: None, detail: Some("worker_lost") };
+                let told = NewEvent { actor: None, detail: Some(WORKER_LOST) };
                 let kind = EventKind::of(row.video.status);
                 let event = events::append(&mut tx, &row.video, kind, now_ms, told).await?;
                 released.push((event, row.video));

@@ -181,6 +181,12 @@ pub(crate) struct DeletedVideo {
     deleted: bool,
 }
 
+impl From<VideoId> for DeletedVideo {
+    fn from(id: VideoId) -> Self {
+        Self { id: id.to_string(), object: DeletedTag::VideoDeleted, deleted: true }
+    }
+}
+
 /// The `object` of a deleted video.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) enum DeletedTag {
@@ -219,7 +225,7 @@ pub(crate) async fn delete(
             }
         }
     }
-    Ok(Json(DeletedVideo { id: id.to_string(), object: DeletedTag::VideoDeleted, deleted: true }))
+    Ok(Json(id.into()))
 }
 
 /// Cancels the video and waits until it is settled.
