@@ -10,8 +10,11 @@ use sqlx::{SqliteConnection, SqlitePool, sqlite::SqliteRow};
 use tokio::sync::Mutex;
 
 use crate::{
-    ApiKeys, Clock, Error, KeyId, KeyLimits, Result, Subscription, Topic, Video, VideoId, database, hub::Hub,
-    pace::Pace, row::Row,
+    ApiKeys, Clock, Error, KeyId, KeyLimits, Result, Subscription, Topic, Video, VideoId,
+    database::{self, Writer},
+    hub::Hub,
+    pace::Pace,
+    row::Row,
 };
 
 /// Finished videos from which the pace is known at the start.
@@ -38,7 +41,7 @@ pub struct Queue {
 }
 
 pub(crate) struct Inner {
-    pub(crate) writer: Mutex<SqliteConnection>,
+    pub(crate) writer: Mutex<Writer>,
     pub(crate) readers: SqlitePool,
     pub(crate) hub: Hub,
     pub(crate) clock: Arc<dyn Clock>,
@@ -109,7 +112,7 @@ impl Queue {
         database::migrate(&mut writer).await?;
         let hub = Hub::new(past_pace(&mut writer).await?);
         let readers = database::pool(database::options(path).create_if_missing(false).read_only(true));
-        let writer = Mutex::new(writer);
+        let writer = Mutex::new(Writer::new(writer, path));
         let inner = Inner { writer, readers, hub, clock, options, _lock: lock };
         Ok(Self { inner: Arc::new(inner) })
     }
