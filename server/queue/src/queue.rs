@@ -105,11 +105,14 @@ impl Queue {
     ///
     /// # Errors
     /// [`Error::Locked`] while another process has it: `<path>.lock` is held until the last clone is dropped, or
-    /// the process dies.
+    /// the process dies. [`Error::Database`] also where it can be read and not written.
     pub async fn open(path: &Path, clock: Arc<dyn Clock>, options: QueueOptions) -> Result<Self> {
         let lock = database::lock(path)?;
         let mut writer = database::connect(path).await?;
         database::migrate(&mut writer).await?;
+        // SQLite lets a transaction begin on a file that it may only read: a server that could accept nothing says so
+        // here, not at its first request.
+        sqlx::query("UPDATE queue_state SET id = id").execute(&mut writer).await?;
         let hub = Hub::new(past_pace(&mut writer).await?);
         let readers = database::pool(database::options(path).create_if_missing(false).read_only(true));
         let writer = Mutex::new(Writer::new(writer, path));
