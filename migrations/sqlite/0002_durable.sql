@@ -35,7 +35,7 @@ UPDATE videos SET
 
 DROP INDEX videos_by_turn;
 -- Serves the claim, the place in the line and what lies before it.
-CREATE INDEX videos_by_turn ON videos (status, priority DESC, turn, id, cost);
+CREATE INDEX videos_by_turn ON videos (status, priority DESC, turn, id, cost, owner);
 -- Serves the limits by key and a key's last turn.
 CREATE INDEX videos_by_owner_turn ON videos (status, owner, priority, turn);
 CREATE INDEX videos_by_owner ON videos (owner, id);

@@ -92,7 +92,11 @@ impl Queue {
         let lease = lease.clone();
         self.write(async move |inner| {
             let mut writer = inner.writer.lock().await;
-            if write_progress(writer.ready().await?, &lease, progress).await? { Ok(()) } else { Err(lost(&lease)) }
+            if write_progress(writer.ready().await?, &lease, progress).await? {
+                Ok(())
+            } else {
+                Err(lost(&lease))
+            }
         })
         .await
     }

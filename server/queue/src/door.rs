@@ -122,7 +122,10 @@ impl Queue {
     pub async fn set_paused(&self, paused: bool) -> Result<()> {
         self.write(async move |inner| {
             let mut writer = inner.writer.lock().await;
-            sqlx::query("UPDATE queue_state SET paused = ?").bind(paused).execute(writer.ready().await?).await?;
+            sqlx::query("UPDATE queue_state SET paused = ?")
+                .bind(paused)
+                .execute(writer.ready().await?)
+                .await?;
             tracing::info!(paused, "the queue is paused or resumed");
             inner.hub.work.notify_one();
             Ok(())

@@ -164,17 +164,18 @@ impl Queue {
             }
         }
         let running = self.inner.hub.running();
-        let (compare, direction) = match query.order {
-            Order::Ascending => (">", "ASC"),
-            Order::Descending => ("<", "DESC"),
+        // Before and behind every id: a comparison that is always there is one that an index serves.
+        let (compare, direction, outside) = match query.order {
+            Order::Ascending => (">", "ASC", ""),
+            Order::Descending => ("<", "DESC", "w"),
         };
         let owner = if query.owner.is_some() { "owner = ?3" } else { "?3 IS NULL" };
         // Four texts in all, none of them a client's.
         let text = format!(
-            "SELECT * FROM videos WHERE (?1 IS NULL OR id {compare} ?1) AND {owner} ORDER BY id {direction} LIMIT ?2"
+            "SELECT * FROM videos WHERE id {compare} ?1 AND {owner} ORDER BY id {direction} LIMIT ?2"
         );
         let rows = sqlx::query(sqlx::AssertSqlSafe(text))
-            .bind(query.after.map(|id| id.to_string()))
+            .bind(query.after.map_or(outside.to_owned(), |id| id.to_string()))
             // One more than asked for tells whether more follow.
             .bind(i64::from(query.limit) + 1)
             .bind(query.owner.map(|key| key.0))

@@ -10,8 +10,9 @@ use std::{
 };
 
 use queue::{
-    ApiKeys, Claim, Clock, DurableEvent, EventKind, Finished, KeyId, KeyLimits, NewKey, NewVideo, Output, OutputFile,
-    Owner, Progress, Queue, QueueOptions, Scope, Stage, Timings, Topic, Video, VideoId, VideoParams,
+    ApiKeys, Claim, Clock, DurableEvent, EventKind, Finished, KeyId, KeyLimits, NewKey, NewVideo, Output,
+    OutputFile, Owner, Progress, Queue, QueueOptions, Scope, Stage, Timings, Topic, Video, VideoId,
+    VideoParams,
 };
 use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;

@@ -63,9 +63,7 @@ async fn progress_never_goes_backwards() {
         bench.queue.set_progress(&claim.lease, report).await.unwrap();
     }
     bench.queue.complete(&claim.lease, finished(1)).await.unwrap();
-    for expected in
-        ["1: denoise 5 at 10", "1: denoise 6 at 10", "1: vae_decode 50 at 99", "completed 1"]
-    {
+    for expected in ["1: denoise 5 at 10", "1: denoise 6 at 10", "1: vae_decode 50 at 99", "completed 1"] {
         assert_eq!(next(&mut news).await, expected);
     }
 }
@@ -136,7 +134,9 @@ async fn whoever_subscribes_before_reading_never_misses_the_end() {
             let (mut video, seq) = queue.snapshot(id).await.unwrap();
             news.seen(seq, Some(&video));
             while !video.status.is_terminal() {
-                let Some(Heard::News(item)) = news.recv().await else { panic!("the queue is gone, or too fast") };
+                let Some(Heard::News(item)) = news.recv().await else {
+                    panic!("the queue is gone, or too fast")
+                };
                 match &item.news {
                     News::Event { event, video: now } => {
                         assert!(event.kind == EventKind::Started || now.status.is_terminal());

@@ -4,7 +4,10 @@
 //! limits of another.
 
 use std::{
-    os::unix::{fs::{MetadataExt as _, PermissionsExt as _}, process::CommandExt as _},
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _},
+        process::CommandExt as _,
+    },
     process::Command,
     sync::Arc,
     time::Duration,
@@ -53,7 +56,8 @@ async fn a_short_lock_is_waited_for_and_a_long_one_is_an_error_that_changes_noth
 fn run_again(test: &str, mut child: Command, database: &std::path::Path) {
     child.args(["--exact", test, "--nocapture"]).env(CHILD, database);
     let output = child.output().unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && said.contains("1 passed"), "the child: {said}");
 }
 

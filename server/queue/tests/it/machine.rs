@@ -2,8 +2,8 @@
 //! word.
 
 use queue::{
-    Claim, Error, EventKind, Heard, JobError, KeyId, KeyLimits, ListQuery, News, NewVideo, Order, Owner, QueueOptions, Status,
-    Subscription, Topic, Video, VideoId,
+    Claim, Error, EventKind, Heard, JobError, KeyId, KeyLimits, ListQuery, NewVideo, News, Order, Owner,
+    QueueOptions, Status, Subscription, Topic, Video, VideoId,
 };
 
 use crate::{
@@ -88,7 +88,8 @@ impl Story {
                 let bytes = self.dice.below(3_000) as u64;
                 let gone: Vec<_> =
                     self.bench.queue.expire_oldest(bytes).await.unwrap().iter().map(|v| v.id).collect();
-                let mut expected: Vec<_> = self.model.expire(bytes).into_iter().map(|n| self.ids[n]).collect();
+                let mut expected: Vec<_> =
+                    self.model.expire(bytes).into_iter().map(|n| self.ids[n]).collect();
                 assert_eq!(gone.len(), expected.len());
                 expected.retain(|id| !gone.contains(id));
                 assert_eq!(expected, []);
@@ -122,7 +123,11 @@ impl Story {
     async fn claim(&mut self) {
         let claim = self.bench.queue.claim(&self.owner).await.unwrap();
         let expected = self.model.claim();
-        assert_eq!(claim.as_ref().map(|claim| claim.video.id), expected.map(|n| self.ids[n]), "whose turn it is");
+        assert_eq!(
+            claim.as_ref().map(|claim| claim.video.id),
+            expected.map(|n| self.ids[n]),
+            "whose turn it is"
+        );
         if let (Some(claim), Some(n)) = (claim, expected) {
             self.held[n] = Some(self.claims.len());
             self.reported[n] = false;
@@ -143,7 +148,10 @@ impl Story {
         let step = 1 + self.dice.below(49) as u32;
         let model = &mut self.model;
         let outcome = match self.dice.below(10) {
-            0 => queue.heartbeat(&lease).await.map(|beat| assert_eq!(beat.cancel_requested, model.rows[n].cancelling)),
+            0 => queue
+                .heartbeat(&lease)
+                .await
+                .map(|beat| assert_eq!(beat.cancel_requested, model.rows[n].cancelling)),
             1..=2 => {
                 let percent = (step * 2) as u8;
                 let result = queue.set_progress(&lease, denoise(step, percent)).await;
@@ -267,9 +275,21 @@ impl Story {
         for ((n, video), estimate) in rows.into_iter().zip(&videos).zip(estimates) {
             let row = &self.model.rows[n];
             assert_eq!(video.id, self.ids[n]);
-            let is = (video.status, video.attempt, video.priority, video.step, video.progress, video.checkpoint_step);
-            assert_eq!(is, (row.status, row.attempt, row.priority, row.step, row.progress, row.checkpoint), "{n}");
-            let is = (video.cancel_requested_at_ms.is_some(), video.low_memory, video.expired_at_ms.is_some());
+            let is = (
+                video.status,
+                video.attempt,
+                video.priority,
+                video.step,
+                video.progress,
+                video.checkpoint_step,
+            );
+            assert_eq!(
+                is,
+                (row.status, row.attempt, row.priority, row.step, row.progress, row.checkpoint),
+                "{n}"
+            );
+            let is =
+                (video.cancel_requested_at_ms.is_some(), video.low_memory, video.expired_at_ms.is_some());
             assert_eq!(is, (row.cancelling, row.low_memory, row.expired), "{n}");
             let place = line.iter().position(|waiting| *waiting == n).map(|place| place as u32 + 1);
             assert_eq!(estimate.queue_position, place, "{n}");

@@ -80,8 +80,10 @@ async fn the_first_versions_costs_are_what_this_versions_would_be() {
     first_version(&mut connection).await;
     let queue = Queue::open(&path, bench.clock.clone(), bench.queue.options()).await.unwrap();
     queue.enqueue(new_video("new"), None).await.unwrap();
-    let costs: Vec<f64> =
-        sqlx::query_scalar("SELECT DISTINCT round(cost, 6) FROM videos").fetch_all(&mut connection).await.unwrap();
+    let costs: Vec<f64> = sqlx::query_scalar("SELECT DISTINCT round(cost, 6) FROM videos")
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
     assert_eq!(costs.len(), 1, "{costs:?}");
 }
 

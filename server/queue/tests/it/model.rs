@@ -11,6 +11,7 @@ pub(crate) const LIMITS: [(usize, usize); 3] = [(usize::MAX, usize::MAX), (4, 1)
 pub(crate) const FILES_BYTES: u64 = 1_000;
 
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "they are the columns of the table")]
 pub(crate) struct Row {
     pub(crate) owner: usize,
     pub(crate) webhook: bool,
@@ -74,7 +75,9 @@ impl Model {
 
     fn next_turn(&self, owner: usize, priority: i32) -> i64 {
         let at = |status| {
-            self.rows.iter().filter(move |row| row.priority == priority && row.status == status && !row.deleted)
+            self.rows
+                .iter()
+                .filter(move |row| row.priority == priority && row.status == status && !row.deleted)
         };
         let own = at(Status::Queued).chain(at(Status::InProgress)).filter(|row| row.owner == owner);
         let behind_own = own.map(|row| row.turn + 1).max().unwrap_or(0);

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use queue::{EventKind, Heard, KeyLimits, News, NewVideo, Owner, QueueOptions, Submission, Topic, VideoId};
+use queue::{EventKind, Heard, KeyLimits, NewVideo, News, Owner, QueueOptions, Submission, Topic, VideoId};
 
 use crate::bench::{Bench, OPTIONS, finished, new_video};
 

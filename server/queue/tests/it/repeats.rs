@@ -5,11 +5,8 @@ use queue::{Enqueued, Error, KeyId, KeyLimits, NewVideo, Owner, QueueOptions, Su
 use crate::bench::{Bench, OPTIONS, denoise, new_video};
 
 fn request(owner: Option<&KeyId>, fingerprint: &str, key: Option<&str>, retry_count: u32) -> NewVideo {
-    let submission = Submission {
-        fingerprint: fingerprint.into(),
-        idempotency_key: key.map(Into::into),
-        retry_count,
-    };
+    let submission =
+        Submission { fingerprint: fingerprint.into(), idempotency_key: key.map(Into::into), retry_count };
     NewVideo { owner: owner.cloned(), submission: Some(submission), ..new_video("a panda") }
 }
 
@@ -71,9 +68,12 @@ async fn a_clients_own_retry_finds_what_its_first_try_made() {
     let (a, b) = (bench.key("a", KeyLimits::default()).await, bench.key("b", KeyLimits::default()).await);
     let first = send(&bench, request(Some(&a), "f", None, 0)).await;
     // Not a retry; a retry of another's; a retry of something else.
-    for new in
-        [request(Some(&a), "f", None, 0), request(Some(&b), "f", None, 1), request(None, "f", None, 1), request(Some(&a), "g", None, 1)]
-    {
+    for new in [
+        request(Some(&a), "f", None, 0),
+        request(Some(&b), "f", None, 1),
+        request(None, "f", None, 1),
+        request(Some(&a), "g", None, 1),
+    ] {
         assert!(!send(&bench, new).await.replayed);
     }
     let newest = send(&bench, request(Some(&a), "h", None, 0)).await;

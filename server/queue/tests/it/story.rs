@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use queue::{
-    Counts, Error, Finished, JobError, ListQuery, NewVideo, Order, Owner, Queue, Stage, Status, Timings, VideoId,
+    Counts, Error, Finished, JobError, ListQuery, NewVideo, Order, Owner, Queue, Stage, Status, Timings,
+    VideoId,
 };
 
 use crate::bench::{Bench, OPTIONS, START_MS, denoise, finished, new_video, output};
@@ -26,7 +27,10 @@ async fn a_video_goes_from_the_door_to_its_file() {
     assert_eq!((claim.video.status, claim.video.attempt), (Status::InProgress, 1));
     assert_eq!(claim.video.started_at_ms, Some(START_MS + 5_000));
     assert_eq!(bench.queue.estimate(&claim.video).await.unwrap().queue_position, None);
-    assert_eq!(bench.queue.counts().await.unwrap(), Counts { queued: 0, in_progress: 1, oldest_queued_at_ms: None, paused: false });
+    assert_eq!(
+        bench.queue.counts().await.unwrap(),
+        Counts { queued: 0, in_progress: 1, oldest_queued_at_ms: None, paused: false }
+    );
 
     bench.queue.set_progress(&claim.lease, denoise(25, 45)).await.unwrap();
     let running = bench.queue.get(queued.id).await.unwrap();
@@ -128,7 +132,11 @@ async fn pages_neither_repeat_nor_miss() {
         assert_eq!(seen, ids);
         ids.reverse();
     }
-    let exact = bench.queue.list(ListQuery { after: None, limit: 5, order: Order::Ascending, owner: None }).await.unwrap();
+    let exact = bench
+        .queue
+        .list(ListQuery { after: None, limit: 5, order: Order::Ascending, owner: None })
+        .await
+        .unwrap();
     assert!(!exact.has_more);
     let unknown: VideoId = "video_0190163d8694739bae3c4d5e6f708192".parse().unwrap();
     let behind = ListQuery { after: Some(unknown), limit: 5, order: Order::Ascending, owner: None };

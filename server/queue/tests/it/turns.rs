@@ -1,6 +1,8 @@
 //! Whose turn it is: fairness between keys, priorities, limits, the pause, and what is promised of it.
 
-use queue::{Error, Estimate, EventKind, Finished, KeyLimits, NewVideo, Owner, QueueOptions, Status, Timings};
+use queue::{
+    Error, Estimate, EventKind, Finished, KeyLimits, NewVideo, Owner, QueueOptions, Status, Timings,
+};
 
 use crate::bench::{Bench, OPTIONS, denoise, finished, new_video};
 
@@ -55,7 +57,8 @@ async fn who_comes_again_and_again_does_not_overtake_who_waits() {
 #[tokio::test]
 async fn another_priority_is_another_place_and_only_for_who_waits() {
     let bench = Bench::new().await;
-    let (first, second, third) = (bench.enqueue("1").await, bench.enqueue("2").await, bench.enqueue("3").await);
+    let (first, second, third) =
+        (bench.enqueue("1").await, bench.enqueue("2").await, bench.enqueue("3").await);
     let moved = bench.queue.set_priority(third.id, 5, Some("ops")).await.unwrap();
     assert_eq!((moved.priority, moved.status), (5, Status::Queued));
     bench.queue.set_priority(first.id, -1, None).await.unwrap();
