@@ -11,7 +11,11 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
-use queue::{Claim, Clock, Finished, KeyLimits, Output, OutputFile, Owner, Queue, QueueOptions, Timings};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
+use queue::{
+    ApiKeys, Claim, Clock, Finished, KeyLimits, NewKey, Output, OutputFile, Owner, Queue, QueueOptions,
+    Scope, Timings,
+};
 use serde_json::Value;
 use store::VideoStore;
 use tempfile::TempDir;
@@ -26,8 +30,9 @@ pub(crate) struct World {
     pub(crate) store: VideoStore,
     pub(crate) health: watch::Sender<Health>,
     pub(crate) clock: Arc<TestClock>,
+    pub(crate) recorder: PrometheusRecorder,
     owner: Owner,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// A clock that moves when told to.
@@ -88,8 +93,19 @@ impl World {
     }
 
     pub(crate) async fn with(limits: Limits) -> Self {
-        let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(TestClock(AtomicI64::new(1_700_000_000_500)));
+        Self::open(tempfile::tempdir().unwrap(), clock, limits).await
+    }
+
+    /// The next server on the same disk. All streams of this one must have been dropped.
+    pub(crate) async fn restart(self) -> Self {
+        let Self { folder, clock, router, queue, .. } = self;
+        drop((router, queue));
+        Self::open(folder, clock, Limits::default()).await
+    }
+
+    async fn open(folder: TempDir, clock: Arc<TestClock>, limits: Limits) -> Self {
+        let recorder = PrometheusBuilder::new().build_recorder();
         let options =
             QueueOptions { capacity: 3, lease_ms: 60_000, max_attempts: 2, key_limits: KeyLimits::default() };
         let queue = Queue::open(&folder.path().join("queue.db"), clock.clone(), options).await.unwrap();
@@ -110,12 +126,17 @@ impl World {
             refine_prompt: None,
             rates: api::RequestRates::default(),
             access: api::Access::default(),
-            metrics: Arc::new(|| "cogvideox_ready 1\n".to_owned()),
+            streams: api::Streams::default(),
+            tickets: api::Tickets::default(),
+            metrics: {
+                let metrics = recorder.handle();
+                Arc::new(move || metrics.render())
+            },
             retention_age: None,
             previews: true,
         };
         let router = api::router(state);
-        Self { router, queue, store, health, clock, owner: Owner::unique(), _folder: folder }
+        Self { router, queue, store, health, clock, recorder, owner: Owner::unique(), folder }
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
@@ -149,6 +170,29 @@ impl World {
         answer.json()["id"].as_str().unwrap().to_owned()
     }
 
+    /// The table of API keys, as the command line has it.
+    pub(crate) async fn keys(&self) -> ApiKeys {
+        ApiKeys::open(&self.folder.path().join("queue.db"), self.clock.clone()).await.unwrap()
+    }
+
+    /// A new API key's text.
+    pub(crate) async fn key(&self, name: &str, scopes: &[Scope]) -> String {
+        let new = NewKey { name: name.to_owned(), scopes: scopes.to_vec(), limits: KeyLimits::default() };
+        self.keys().await.create(new).await.unwrap().1
+    }
+
+    /// The id of a video that was queued with an API key.
+    pub(crate) async fn queued_by(&self, key: &str, prompt: &str) -> String {
+        let request = Request::post("/v1/videos")
+            .header(header::AUTHORIZATION, format!("Bearer {key}"))
+            .header(header::CONTENT_TYPE, "application/json");
+        let answer = self
+            .send(request.body(serde_json::json!({ "prompt": prompt }).to_string().into()).unwrap())
+            .await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+        answer.json()["id"].as_str().unwrap().to_owned()
+    }
+
     pub(crate) async fn claim(&self) -> Claim {
         self.queue.claim(&self.owner).await.unwrap().expect("a video waits")
     }
@@ -162,12 +206,26 @@ impl World {
     }
 
     pub(crate) async fn complete(&self, claim: &Claim, content: &[u8]) {
-        let key = format!("{}.mp4", claim.video.id);
-        let stored = self.store.put(&key, content.to_vec()).await.unwrap();
-        let video = OutputFile { key, bytes: stored.bytes, sha256: stored.sha256 };
-        let output = Output { video, thumbnail: None, spritesheet: None };
+        self.complete_with(claim, content, None, None).await;
+    }
+
+    pub(crate) async fn complete_with(
+        &self,
+        claim: &Claim,
+        content: &[u8],
+        thumbnail: Option<OutputFile>,
+        spritesheet: Option<OutputFile>,
+    ) {
+        let video = self.put(&format!("{}.mp4", claim.video.id), content).await;
+        let output = Output { video, thumbnail, spritesheet };
         let finished = Finished { output, timings: Timings::default(), peak_memory_bytes: None };
         self.queue.complete(&claim.lease, finished).await.unwrap();
+    }
+
+    /// A file in the store.
+    pub(crate) async fn put(&self, key: &str, content: &[u8]) -> OutputFile {
+        let stored = self.store.put(key, content.to_vec()).await.unwrap();
+        OutputFile { key: key.to_owned(), bytes: stored.bytes, sha256: stored.sha256 }
     }
 }
 
