@@ -86,6 +86,8 @@ pub struct Access {
     /// Names of this server, without port, beyond loopback names and IP addresses. Looked at while there are no
     /// API keys: a name that an attacker resolves to this machine is not one of them.
     pub allowed_hosts: Vec<String>,
+    /// Whether `/metrics` asks for an API key.
+    pub metrics_need_key: bool,
 }
 
 /// Free bytes of the disk that the files lie on; none where that cannot be told.

@@ -1,10 +1,13 @@
 //! What Prometheus scrapes.
 
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
 use axum::http::header;
+use axum::http::request::Parts;
 use axum::response::IntoResponse;
 use metrics::gauge;
+use queue::Scope;
 
+use crate::auth::Caller;
 use crate::error::Result;
 use crate::openapi::CommonErrors;
 use crate::state::{AppState, Health};
@@ -22,7 +25,10 @@ use crate::state::{AppState, Health};
         CommonErrors,
     ),
 )]
-pub(crate) async fn metrics(State(state): State<AppState>) -> Result<impl IntoResponse> {
+pub(crate) async fn metrics(State(state): State<AppState>, mut request: Parts) -> Result<impl IntoResponse> {
+    if state.access.metrics_need_key {
+        Caller::from_request_parts(&mut request, &state).await?.require(Scope::Read)?;
+    }
     gauge!("cogvideox_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     for card in state.catalog.iter() {
         gauge!("cogvideox_model_info", "model" => card.id.clone(), "precision" => card.dtype.clone())

@@ -246,7 +246,7 @@ async fn streams_are_counted_and_bounded() {
     let limits = Limits { max_streams_per_key: 2, max_streams: 3, ..Limits::default() };
     let world = World::with(limits).await;
     let _recorder = metrics::set_default_local_recorder(&world.recorder);
-    let (one, two) = (world.key("one", &[Scope::Read]).await, world.key("two", &[Scope::Read]).await);
+    let (one, two) = (world.key_for("one", &[Scope::Read]).await, world.key_for("two", &[Scope::Read]).await);
     let ask = |key| Ask { key: Some(key), ..Ask::default() };
     let first = Reader::follow_all(&world, ask(&one)).await;
     let _second = Reader::follow_all(&world, ask(&one)).await;
@@ -262,9 +262,11 @@ async fn streams_are_counted_and_bounded() {
 #[tokio::test]
 async fn the_videos_of_other_keys_are_not_heard_of() {
     let world = World::new().await;
-    let (one, two) =
-        (world.key("one", &[Scope::Read, Scope::Submit]).await, world.key("two", &[Scope::Read]).await);
-    let admin = world.key("admin", &[Scope::Admin]).await;
+    let (one, two) = (
+        world.key_for("one", &[Scope::Read, Scope::Submit]).await,
+        world.key_for("two", &[Scope::Read]).await,
+    );
+    let admin = world.key_for("admin", &[Scope::Admin]).await;
     let ask = |key| Ask { key: Some(key), ..Ask::default() };
     let mut own = Reader::follow_all(&world, ask(&one)).await;
     let mut other = Reader::follow_all(&world, ask(&two)).await;
@@ -286,7 +288,7 @@ async fn the_videos_of_other_keys_are_not_heard_of() {
 #[tokio::test]
 async fn a_revoked_key_hears_no_more() {
     let world = World::new().await;
-    let key = world.key("one", &[Scope::Read]).await;
+    let key = world.key_for("one", &[Scope::Read]).await;
     let mut reader = Reader::follow_all(&world, Ask { key: Some(&key), ..Ask::default() }).await;
     world.keys().await.revoke("one").await.unwrap();
     tokio::time::pause();

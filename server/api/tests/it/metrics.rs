@@ -51,7 +51,7 @@ async fn the_queue_and_the_disk_are_gauged_when_asked() {
 async fn jobs_are_counted_by_how_they_end() {
     let world = World::new().await;
     let _recorder = metrics::set_default_local_recorder(&world.recorder);
-    let key = world.key("studio", &[Scope::Submit, Scope::Read]).await;
+    let key = world.key_for("studio", &[Scope::Submit, Scope::Read]).await;
     world.queued_by(&key, "fails").await;
     let claim = world.claim().await;
     world.clock.advance(Duration::from_secs(30));

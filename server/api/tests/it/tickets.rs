@@ -28,7 +28,7 @@ async fn open(world: &World, path: &str, ticket: &str) -> Result<Reader, StatusC
 #[tokio::test]
 async fn a_ticket_opens_one_stream_with_the_rights_of_its_key() {
     let world = World::new().await;
-    let key = world.key("one", &[Scope::Read, Scope::Submit]).await;
+    let key = world.key_for("one", &[Scope::Read, Scope::Submit]).await;
     let id = world.queued_by(&key, "a cat").await;
     let answer = ask(&world, Some(&key)).await;
     assert_eq!((answer.status, answer.header("cache-control")), (StatusCode::OK, "no-store"));
@@ -44,7 +44,7 @@ async fn a_ticket_opens_one_stream_with_the_rights_of_its_key() {
     assert_ne!(first, second);
     let mut all = open(&world, "/v1/events", &second).await.unwrap();
     all.frame().await.unwrap();
-    let other = world.key("other", &[Scope::Submit]).await;
+    let other = world.key_for("other", &[Scope::Submit]).await;
     world.queued_by(&other, "not for it").await;
     let own = world.queued_by(&key, "for it").await;
     assert_eq!(all.expect("video.queued").await["id"], own);
@@ -53,7 +53,7 @@ async fn a_ticket_opens_one_stream_with_the_rights_of_its_key() {
 #[tokio::test]
 async fn a_refused_ticket_is_used_up() {
     let world = World::new().await;
-    let key = world.key("one", &[Scope::Read]).await;
+    let key = world.key_for("one", &[Scope::Read]).await;
     let first = ticket(&world, &key).await;
     let nowhere = format!("/v1/videos/video_{}/events", "0".repeat(32));
     assert_eq!(open(&world, &nowhere, &first).await.err(), Some(StatusCode::NOT_FOUND));
@@ -63,7 +63,7 @@ async fn a_refused_ticket_is_used_up() {
 #[tokio::test]
 async fn a_ticket_is_good_for_a_minute_and_while_its_key_is() {
     let world = World::new().await;
-    let key = world.key("one", &[Scope::Read]).await;
+    let key = world.key_for("one", &[Scope::Read]).await;
     let first = ticket(&world, &key).await;
     world.clock.advance(Duration::from_millis(59_999));
     assert!(open(&world, "/v1/events", &first).await.is_ok());
@@ -79,10 +79,10 @@ async fn a_ticket_is_good_for_a_minute_and_while_its_key_is() {
 #[tokio::test]
 async fn a_ticket_needs_a_key_that_may_read_and_opens_nothing_else() {
     let world = World::new().await;
-    let submit = world.key("submit", &[Scope::Submit]).await;
+    let submit = world.key_for("submit", &[Scope::Submit]).await;
     ask(&world, None).await.assert_refused(401, "missing_api_key");
     ask(&world, Some(&submit)).await.assert_refused(403, "permission_denied");
-    let read = world.key("read", &[Scope::Read]).await;
+    let read = world.key_for("read", &[Scope::Read]).await;
     let ticket = ticket(&world, &read).await;
     world.get(&format!("/v1/videos?ticket={ticket}")).await.assert_refused(401, "missing_api_key");
     world.get("/v1/events?ticket=").await.assert_refused(401, "invalid_ticket");
@@ -94,14 +94,14 @@ async fn a_server_without_keys_gives_tickets_that_a_later_key_ends() {
     let before = ask(&world, None).await.json()["ticket"].as_str().unwrap().to_owned();
     let late = ask(&world, None).await.json()["ticket"].as_str().unwrap().to_owned();
     assert!(open(&world, "/v1/events", &before).await.is_ok());
-    world.key("first", &[Scope::Read]).await;
+    world.key_for("first", &[Scope::Read]).await;
     assert_eq!(open(&world, "/v1/events", &late).await.err(), Some(StatusCode::UNAUTHORIZED));
 }
 
 #[tokio::test]
 async fn tickets_are_bounded_by_key() {
     let world = World::new().await;
-    let (one, two) = (world.key("one", &[Scope::Read]).await, world.key("two", &[Scope::Read]).await);
+    let (one, two) = (world.key_for("one", &[Scope::Read]).await, world.key_for("two", &[Scope::Read]).await);
     for _ in 0..1024 {
         assert_eq!(ask(&world, Some(&one)).await.status, StatusCode::OK);
     }
