@@ -14,6 +14,7 @@ mod error;
 mod fields;
 mod model;
 mod openapi;
+mod page;
 mod prefer;
 mod prompt;
 mod query;

@@ -60,7 +60,10 @@ impl Asset {
 
 /// The files of the folder `web`, by name.
 static ASSETS: LazyLock<HashMap<&'static str, Asset>> = LazyLock::new(|| {
-    FILES.iter().map(|(name, content)| (*name, Asset::new(content_type(name), Bytes::from_static(content)))).collect()
+    FILES
+        .iter()
+        .map(|(name, content)| (*name, Asset::new(content_type(name), Bytes::from_static(content))))
+        .collect()
 });
 
 macro_rules! files {
@@ -70,8 +73,24 @@ macro_rules! files {
 }
 
 files![
-    "actions.js", "api.js", "app.js", "cards.css", "composer.js", "detail.js", "dialogs.js", "dom.js", "fields.js",
-    "format.js", "icon.svg", "index.html", "lists.js", "media.js", "store.js", "stream.js", "style.css", "theme.js",
+    "actions.js",
+    "api.js",
+    "app.js",
+    "cards.css",
+    "composer.js",
+    "detail.js",
+    "dialogs.js",
+    "dom.js",
+    "fields.js",
+    "format.js",
+    "icon.svg",
+    "index.html",
+    "lists.js",
+    "media.js",
+    "store.js",
+    "stream.js",
+    "style.css",
+    "theme.js",
 ];
 
 fn content_type(name: &str) -> &'static str {
@@ -83,7 +102,8 @@ fn content_type(name: &str) -> &'static str {
     }
 }
 
-static DESCRIPTION_YAML: LazyLock<Asset> = LazyLock::new(|| Asset::new("application/yaml", openapi_yaml().into()));
+static DESCRIPTION_YAML: LazyLock<Asset> =
+    LazyLock::new(|| Asset::new("application/yaml", openapi_yaml().into()));
 static DESCRIPTION_JSON: LazyLock<Asset> = LazyLock::new(|| {
     let text = serde_json::to_vec(&openapi()).expect("a document of strings, numbers and lists becomes JSON");
     Asset::new("application/json", text.into())
@@ -94,7 +114,10 @@ pub(crate) fn routes() -> Router<AppState> {
     let file = |name: &'static str| get(async move |request: HeaderMap| asset(name, &request));
     Router::new()
         .route("/", file("index.html"))
-        .route("/assets/{name}", get(async |Path(name): Path<String>, request: HeaderMap| asset(&name, &request)))
+        .route(
+            "/assets/{name}",
+            get(async |Path(name): Path<String>, request: HeaderMap| asset(&name, &request)),
+        )
         .route("/docs", get(async || Redirect::permanent("/docs/")))
         .route("/docs/", file("docs.html"))
         .route("/openapi.yaml", get(async |request: HeaderMap| DESCRIPTION_YAML.respond(&request)))

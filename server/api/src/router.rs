@@ -26,6 +26,7 @@ use uuid::Uuid;
 
 use crate::envelope::envelope;
 use crate::error::{X_REQUEST_ID, ascii, status_response};
+use crate::page;
 use crate::routes::{
     capabilities, content, create, events, health, line, metrics, models, tickets, unsupported, videos,
 };
@@ -87,7 +88,7 @@ pub fn router(state: AppState) -> Router {
         .layer(RequestBodyLimitLayer::new(state.limits.max_body_bytes));
     let (quick, _) = quick.layer(timeout).split_for_parts();
     let (streams, _) = streams.split_for_parts();
-    quick.merge(streams).layer(around).with_state(state)
+    quick.merge(streams).merge(page::routes()).layer(around).with_state(state)
 }
 
 /// Lets pages of the listed origins ask and read; without origins no answer says anything about CORS, and browsers

@@ -25,10 +25,7 @@ use crate::state::{AppState, Health};
         CommonErrors,
     ),
 )]
-pub(crate) async fn metrics(
-    State(state): State<AppState>,
-    mut request: Parts,
-) -> Result<impl IntoResponse> {
+pub(crate) async fn metrics(State(state): State<AppState>, mut request: Parts) -> Result<impl IntoResponse> {
     if state.access.metrics_need_key {
         Caller::from_request_parts(&mut request, &state).await?.require(Scope::Read)?;
     }

@@ -11,6 +11,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use queue::{
     ApiKeys, Claim, Clock, Finished, KeyLimits, NewKey, Output, OutputFile, Owner, Queue, QueueOptions,
     Scope, Timings,
@@ -29,6 +30,7 @@ pub(crate) struct World {
     pub(crate) store: VideoStore,
     pub(crate) health: watch::Sender<Health>,
     pub(crate) clock: Arc<TestClock>,
+    pub(crate) recorder: PrometheusRecorder,
     owner: Owner,
     folder: TempDir,
 }
@@ -96,8 +98,24 @@ impl World {
 
     /// With these limits for each key, and a state that is changed as told.
     pub(crate) async fn custom(key_limits: KeyLimits, change: impl FnOnce(&mut AppState)) -> Self {
-        let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(TestClock(AtomicI64::new(1_700_000_000_500)));
+        Self::open(tempfile::tempdir().unwrap(), clock, key_limits, change).await
+    }
+
+    /// The next server on the same disk. All streams of this one must have been dropped.
+    pub(crate) async fn restart(self) -> Self {
+        let Self { folder, clock, router, queue, .. } = self;
+        drop((router, queue));
+        Self::open(folder, clock, KeyLimits::default(), |_| {}).await
+    }
+
+    async fn open(
+        folder: TempDir,
+        clock: Arc<TestClock>,
+        key_limits: KeyLimits,
+        change: impl FnOnce(&mut AppState),
+    ) -> Self {
+        let recorder = PrometheusBuilder::new().build_recorder();
         let options = QueueOptions { capacity: 3, lease_ms: 60_000, max_attempts: 2, key_limits };
         let queue = Queue::open(&folder.path().join("queue.db"), clock.clone(), options).await.unwrap();
         let store = VideoStore::open(&folder.path().join("videos")).await.unwrap();
@@ -117,13 +135,18 @@ impl World {
             refine_prompt: None,
             rates: api::RequestRates::default(),
             access: api::Access::default(),
-            metrics: Arc::new(|| "cogvideox_ready 1\n".to_owned()),
+            streams: api::Streams::default(),
+            tickets: api::Tickets::default(),
+            metrics: {
+                let metrics = recorder.handle();
+                Arc::new(move || metrics.render())
+            },
             retention_age: None,
             previews: true,
         };
         change(&mut state);
         let router = api::router(state);
-        Self { router, queue, store, health, clock, owner: Owner::unique(), folder }
+        Self { router, queue, store, health, clock, recorder, owner: Owner::unique(), folder }
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
@@ -154,6 +177,11 @@ impl World {
     pub(crate) async fn key(&self, name: &str, scopes: &[Scope], limits: KeyLimits) -> String {
         let new = NewKey { name: name.to_owned(), scopes: scopes.to_vec(), limits };
         self.keys().await.create(new).await.unwrap().1
+    }
+
+    /// A new API key's text, with no limits of its own.
+    pub(crate) async fn key_for(&self, name: &str, scopes: &[Scope]) -> String {
+        self.key(name, scopes, KeyLimits::default()).await
     }
 
     /// The keys, as the command line has them.
@@ -190,6 +218,15 @@ impl World {
         answer.json()["id"].as_str().unwrap().to_owned()
     }
 
+    /// The id of a video that was queued with an API key.
+    pub(crate) async fn queued_by(&self, key: &str, prompt: &str) -> String {
+        let (bearer, body) = (format!("Bearer {key}"), serde_json::json!({ "prompt": prompt }));
+        let headers = [("authorization", bearer.as_str())];
+        let answer = self.ask(Method::POST, "/v1/videos", &headers, Some(body)).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+        answer.json()["id"].as_str().unwrap().to_owned()
+    }
+
     pub(crate) async fn claim(&self) -> Claim {
         self.queue.claim(&self.owner).await.unwrap().expect("a video waits")
     }
@@ -208,12 +245,26 @@ impl World {
     }
 
     pub(crate) async fn complete(&self, claim: &Claim, content: &[u8]) {
-        let key = format!("{}.mp4", claim.video.id);
-        let stored = self.store.put(&key, content.to_vec()).await.unwrap();
-        let video = OutputFile { key, bytes: stored.bytes, sha256: stored.sha256 };
-        let output = Output { video, thumbnail: None, spritesheet: None };
+        self.complete_with(claim, content, None, None).await;
+    }
+
+    pub(crate) async fn complete_with(
+        &self,
+        claim: &Claim,
+        content: &[u8],
+        thumbnail: Option<OutputFile>,
+        spritesheet: Option<OutputFile>,
+    ) {
+        let video = self.put(&format!("{}.mp4", claim.video.id), content).await;
+        let output = Output { video, thumbnail, spritesheet };
         let finished = Finished { output, timings: Timings::default(), peak_memory_bytes: None };
         self.queue.complete(&claim.lease, finished).await.unwrap();
+    }
+
+    /// A file in the store.
+    pub(crate) async fn put(&self, key: &str, content: &[u8]) -> OutputFile {
+        let stored = self.store.put(key, content.to_vec()).await.unwrap();
+        OutputFile { key: key.to_owned(), bytes: stored.bytes, sha256: stored.sha256 }
     }
 }
 
