@@ -201,6 +201,11 @@ impl Queue {
         Ok(Counts { queued, in_progress, oldest_queued_at_ms, paused })
     }
 
+    /// The time that the rows are written by.
+    pub fn now_ms(&self) -> i64 {
+        self.inner.clock.now_ms()
+    }
+
     /// What an operator decided.
     pub fn options(&self) -> QueueOptions {
         self.inner.options
