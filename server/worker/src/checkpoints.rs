@@ -76,6 +76,7 @@ impl Attempt<'_> {
     }
 }
 
+/// The name of a video's checkpoint in its store.
 pub fn key(id: VideoId) -> String {
     format!("{id}.ckpt")
 }

@@ -3,7 +3,6 @@
 
 use std::{
     any::Any,
-    ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::mpsc::{self, Receiver, Sender},
     thread,
