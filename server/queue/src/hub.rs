@@ -85,7 +85,7 @@ pub(crate) struct Hub {
 /// What the hub knows about a video that a worker has.
 #[derive(Debug, Clone)]
 pub(crate) struct Running {
-    generation: i64,
+    lease: Lease,
     attempt: u32,
     owner: Option<KeyId>,
     megapixels: f64,
@@ -128,11 +128,16 @@ impl Hub {
     }
 
     /// A video was claimed; the news of it follow by [`Hub::publish`].
-    pub(crate) fn started(&self, row: &Row, key_name: Option<String>, now_ms: i64) -> CancellationToken {
+    pub(crate) fn started(
+        &self,
+        video: &Video,
+        lease: &Lease,
+        key_name: Option<String>,
+        now_ms: i64,
+    ) -> CancellationToken {
         let cancel = CancellationToken::new();
-        let video = &row.video;
         let running = Running {
-            generation: row.generation,
+            lease: lease.clone(),
             attempt: video.attempt,
             owner: video.owner.clone(),
             megapixels: video.params.megapixels(),
@@ -151,7 +156,7 @@ impl Hub {
 
     pub(crate) fn advance(&self, lease: &Lease, mut next: Progress, now_ms: i64) -> Advance {
         let mut all = lock(&self.running);
-        let Some(running) = all.get_mut(&lease.video_id).filter(|r| r.generation == lease.generation) else {
+        let Some(running) = all.get_mut(&lease.video_id).filter(|r| r.lease == *lease) else {
             return Advance::Lost;
         };
         next.percent = next.percent.clamp(running.floor_percent.min(99), 99);
@@ -172,16 +177,23 @@ impl Hub {
             let news = News::Progress { attempt: running.attempt, progress: next, step_ms };
             self.send(NewsItem { video_id: lease.video_id, owner: running.owner.clone(), news });
         }
-        if stage_changed || now_ms - running.written_at_ms >= WRITE_EVERY_MS {
+        // A clock that was set back must not stop the writing until it has caught up.
+        if stage_changed || !(0..WRITE_EVERY_MS).contains(&(now_ms - running.written_at_ms)) {
             running.written_at_ms = now_ms;
             return Advance::Write(next);
         }
         Advance::Published
     }
 
+    /// What subscribers know of the videos that run, and the rows may not.
+    pub(crate) fn reports(&self) -> Vec<(Lease, Progress)> {
+        let all = lock(&self.running);
+        all.values().filter_map(|running| Some((running.lease.clone(), running.progress?))).collect()
+    }
+
     pub(crate) fn preview(&self, lease: &Lease, step: u32, jpeg: Vec<u8>) {
         let all = lock(&self.running);
-        if let Some(running) = all.get(&lease.video_id).filter(|r| r.generation == lease.generation) {
+        if let Some(running) = all.get(&lease.video_id).filter(|r| r.lease == *lease) {
             let news = News::Preview { attempt: running.attempt, step, jpeg: jpeg.into() };
             self.send(NewsItem { video_id: lease.video_id, owner: running.owner.clone(), news });
         }
@@ -262,7 +274,7 @@ impl Running {
     /// Lays what is known in memory over a row of the same lease.
     pub(crate) fn lay_over(&self, row: &mut Row) {
         let video = &mut row.video;
-        if video.status != Status::InProgress || row.generation != self.generation {
+        if video.status != Status::InProgress || row.generation != self.lease.generation {
             return;
         }
         if let Some(live) = self.progress
@@ -288,7 +300,8 @@ impl Running {
             return None;
         }
         self.last_step = Some((next.step, now_ms));
-        Some((now_ms - at_ms).max(0) as f64 / f64::from(next.step - last))
+        // A clock that was set back measured nothing.
+        (now_ms >= at_ms).then(|| (now_ms - at_ms) as f64 / f64::from(next.step - last))
     }
 }
 

@@ -138,10 +138,11 @@ impl ApiKeys {
         .bind(to_json(&new.scopes))
         .bind(to_json(&new.limits))
         .bind(self.clock.now_ms())
-        .fetch_one(&self.pool)
+        // All rows, for only then the commit is behind it.
+        .fetch_all(&self.pool)
         .await;
         match made {
-            Ok(row) => Ok((read(&row)?, format!("{PREFIX}{id}_{secret}"))),
+            Ok(rows) => Ok((one(&rows)?.ok_or(sqlx::Error::RowNotFound)?, format!("{PREFIX}{id}_{secret}"))),
             Err(sqlx::Error::Database(e)) if e.is_unique_violation() => Err(Error::KeyNameTaken(new.name)),
             Err(error) => Err(error.into()),
         }
@@ -159,14 +160,14 @@ impl ApiKeys {
     /// # Errors
     /// [`Error::KeyNotFound`].
     pub async fn revoke(&self, name_or_id: &str) -> Result<ApiKey> {
-        let row = sqlx::query(
+        let rows = sqlx::query(
             "UPDATE api_keys SET revoked_at_ms = coalesce(revoked_at_ms, ?) WHERE name = ?2 OR id = ?2 RETURNING *",
         )
         .bind(self.clock.now_ms())
         .bind(name_or_id)
-        .fetch_optional(&self.pool)
+        .fetch_all(&self.pool)
         .await?;
-        row.as_ref().map(read).transpose()?.ok_or_else(|| Error::KeyNotFound(name_or_id.to_owned()))
+        one(&rows)?.ok_or_else(|| Error::KeyNotFound(name_or_id.to_owned()))
     }
 
     /// Whether keys were ever made: then every request needs one, even if all are revoked.
@@ -197,6 +198,10 @@ impl ApiKeys {
         let same: bool = expected.as_bytes().ct_eq(digest(secret).as_bytes()).into();
         if same { read(&row).map(Some) } else { Ok(None) }
     }
+}
+
+fn one(rows: &[SqliteRow]) -> Result<Option<ApiKey>> {
+    rows.first().map(read).transpose()
 }
 
 fn read(row: &SqliteRow) -> Result<ApiKey> {

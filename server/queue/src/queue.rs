@@ -10,7 +10,8 @@ use sqlx::{SqliteConnection, SqlitePool, sqlite::SqliteRow};
 use tokio::sync::Mutex;
 
 use crate::{
-    ApiKeys, Clock, Error, KeyId, KeyLimits, Result, Subscription, Topic, Video, VideoId, database,
+    ApiKeys, Clock, Error, KeyId, KeyLimits, Result, Subscription, Topic, Video, VideoId,
+    database::{self, Writer},
     hub::{Hub, Running},
     pace::Pace,
     row::Row,
@@ -40,7 +41,7 @@ pub struct Queue {
 }
 
 pub(crate) struct Inner {
-    pub(crate) writer: Mutex<SqliteConnection>,
+    pub(crate) writer: Mutex<Writer>,
     pub(crate) readers: SqlitePool,
     pub(crate) hub: Hub,
     pub(crate) clock: Arc<dyn Clock>,
@@ -104,14 +105,17 @@ impl Queue {
     ///
     /// # Errors
     /// [`Error::Locked`] while another process has it: `<path>.lock` is held until the last clone is dropped, or
-    /// the process dies.
+    /// the process dies. [`Error::Database`] also where it can be read and not written.
     pub async fn open(path: &Path, clock: Arc<dyn Clock>, options: QueueOptions) -> Result<Self> {
         let lock = database::lock(path)?;
         let mut writer = database::connect(path).await?;
         database::migrate(&mut writer).await?;
+        // SQLite lets a transaction begin on a file that it may only read: a server that could accept nothing says so
+        // here, not at its first request.
+        sqlx::query("UPDATE queue_state SET id = id").execute(&mut writer).await?;
         let hub = Hub::new(past_pace(&mut writer).await?);
         let readers = database::pool(database::options(path).create_if_missing(false).read_only(true));
-        let writer = Mutex::new(writer);
+        let writer = Mutex::new(Writer::new(writer, path));
         let inner = Inner { writer, readers, hub, clock, options, _lock: lock };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -167,17 +171,18 @@ impl Queue {
             }
         }
         let running = self.inner.hub.running();
-        let (compare, direction) = match query.order {
-            Order::Ascending => (">", "ASC"),
-            Order::Descending => ("<", "DESC"),
+        // Before and behind every id: a comparison that is always there is one that an index serves.
+        let (compare, direction, outside) = match query.order {
+            Order::Ascending => (">", "ASC", ""),
+            Order::Descending => ("<", "DESC", "w"),
         };
         let owner = if query.owner.is_some() { "owner = ?3" } else { "?3 IS NULL" };
         // Four texts in all, none of them a client's.
         let text = format!(
-            "SELECT * FROM videos WHERE (?1 IS NULL OR id {compare} ?1) AND {owner} ORDER BY id {direction} LIMIT ?2"
+            "SELECT * FROM videos WHERE id {compare} ?1 AND {owner} ORDER BY id {direction} LIMIT ?2"
         );
         let rows = sqlx::query(sqlx::AssertSqlSafe(text))
-            .bind(query.after.map(|id| id.to_string()))
+            .bind(query.after.map_or(outside.to_owned(), |id| id.to_string()))
             // One more than asked for tells whether more follow.
             .bind(i64::from(query.limit) + 1)
             .bind(query.owner.map(|key| key.0))
