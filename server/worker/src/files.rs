@@ -68,7 +68,8 @@ impl Attempt<'_> {
     pub(crate) async fn store(&self, files: Encoded) -> Result<Output, Ended> {
         let [video, thumbnail, spritesheet] = self.keys();
         let video = self.put(video, files.mp4).await;
-        let video = video.map_err(|error| failed("storage_failed", "the file could not be stored", &error))?;
+        let video =
+            video.map_err(|error| failed("storage_failed", "the file could not be stored", &error))?;
         let thumbnail = self.put_picture(thumbnail, files.thumbnail).await;
         let spritesheet = self.put_picture(spritesheet, files.spritesheet).await;
         Ok(Output { video, thumbnail, spritesheet })
