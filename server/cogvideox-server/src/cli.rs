@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{Config, LoadOptions};
 use crate::generate::Generate;
+use crate::keys::Keys;
 use crate::serve;
 use crate::tokenize::Tokenize;
 
@@ -35,7 +36,13 @@ pub enum Command {
         /// A model folder in diffusers' layout, or "demo"; the configured model if not given.
         #[arg(long, value_name = "DIR")]
         model: Option<String>,
+        /// Take prompts, but begin no video before the queue is resumed (POST /v1/queue/resume).
+        #[arg(long)]
+        start_paused: bool,
     },
+    /// Make, list and revoke API keys.
+    #[command(subcommand)]
+    Keys(Keys),
     /// Make one video from the command line.
     Generate(Box<Generate>),
     /// Read one JSON string a line on stdin and print its token ids.
@@ -64,7 +71,7 @@ impl Cli {
         environment: impl IntoIterator<Item = (OsString, OsString)>,
         mut stdio: Stdio<impl BufRead, impl Write>,
     ) -> anyhow::Result<()> {
-        if let Command::Serve { model: Some(model) } = &self.command {
+        if let Command::Serve { model: Some(model), .. } = &self.command {
             self.set.push(("model.path".to_owned(), model.clone()));
         }
         if let Command::Openapi = self.command {
@@ -73,7 +80,8 @@ impl Cli {
         }
         let config = Config::load(&LoadOptions { file: self.config, overrides: self.set }, environment)?;
         match self.command {
-            Command::Serve { .. } => serve::run(config)?,
+            Command::Serve { start_paused, .. } => serve::run(config, start_paused)?,
+            Command::Keys(keys) => keys.run(&config, &mut stdio.stdout)?,
             Command::Generate(generate) => generate.run(config, &mut stdio.stdout)?,
             Command::Tokenize(tokenize) => tokenize.run(config, stdio.stdin, &mut stdio.stdout)?,
             Command::CheckConfig => write!(stdio.stdout, "{}", config.to_toml()?)?,

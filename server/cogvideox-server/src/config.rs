@@ -5,15 +5,16 @@
 //! the layer it came from. This module opens nothing but the file: the environment is handed in.
 
 mod layers;
+mod sections;
 
 use std::{
     ffi::OsString,
-    net::IpAddr,
-    num::NonZeroU32,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
+
+pub use sections::*;
 
 use crate::telemetry;
 
@@ -36,137 +37,20 @@ pub struct Config {
     pub model: Model,
     /// The job table.
     pub queue: Queue,
+    /// How long a worker keeps at a video.
+    pub worker: Worker,
     /// The files made.
     pub video: Video,
+    /// How long files are kept.
+    pub retention: Retention,
+    /// Who is told when a video has ended.
+    pub webhooks: Webhooks,
+    /// Which prompts are refused.
+    pub prompt_check: PromptCheck,
+    /// Who makes prompts better.
+    pub refine: Refine,
     /// What is logged.
     pub log: Log,
-}
-
-/// How the server is reached and how it stops.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Server {
-    /// The address to listen on.
-    pub address: IpAddr,
-    /// The port to listen on; 0 lets the system choose.
-    pub port: u16,
-    /// How long the video at hand may go on after a stop signal.
-    pub shutdown_grace_seconds: u32,
-}
-
-/// Bounds on one request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Limits {
-    /// Bytes of any body.
-    pub max_body_bytes: NonZeroU32,
-    /// Characters of a prompt.
-    pub max_prompt_chars: NonZeroU32,
-    /// How long a request may take, streams and downloads excepted.
-    pub request_timeout_seconds: NonZeroU32,
-    /// How long DELETE waits for a running video to stop; less than `request_timeout_seconds`.
-    pub delete_wait_seconds: u32,
-}
-
-/// Which model, and how it computes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Model {
-    /// The model's weights.
-    pub path: ModelPath,
-    /// What it computes in.
-    pub dtype: DType,
-    /// Where it computes.
-    pub device: Device,
-    /// Whether the VAE decodes in tiles.
-    pub vae_tiling: bool,
-}
-
-/// Where the model's weights are.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "PathBuf", into = "PathBuf")]
-pub enum ModelPath {
-    /// Built into the program.
-    Demo,
-    /// A folder in diffusers' layout.
-    Folder(PathBuf),
-}
-
-impl From<PathBuf> for ModelPath {
-    fn from(path: PathBuf) -> Self {
-        // As text: for `Path`, "demo/" and "demo" are equal, and the first means a folder.
-        if path.as_os_str() == "demo" { Self::Demo } else { Self::Folder(path) }
-    }
-}
-
-impl From<ModelPath> for PathBuf {
-    fn from(path: ModelPath) -> Self {
-        match path {
-            ModelPath::Demo => "demo".into(),
-            ModelPath::Folder(folder) => folder,
-        }
-    }
-}
-
-/// A floating-point format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum DType {
-    /// 32 bits.
-    F32,
-    /// 16 bits, IEEE half precision.
-    F16,
-    /// 16 bits with the exponent of 32.
-    Bf16,
-}
-
-/// Something that computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Device {
-    /// The processor.
-    Cpu,
-}
-
-/// The job table.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Queue {
-    /// How many videos may wait.
-    pub capacity: NonZeroU32,
-    /// How long after its last heartbeat a worker is given up for lost.
-    pub lease_seconds: NonZeroU32,
-    /// How often a video is begun before it is given up with its lost workers.
-    pub max_attempts: NonZeroU32,
-}
-
-/// The files made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Video {
-    /// Picture quality against file size.
-    #[serde(with = "quality_word")]
-    pub quality: media::Quality,
-}
-
-/// What is logged.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Log {
-    /// The shape of a line.
-    pub format: LogFormat,
-    /// Which events are written: a level, or a list of `target=level`.
-    pub filter: String,
-}
-
-/// The shape of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    Plain,
-    /// One JSON object a line.
-    Json,
 }
 
 /// What the command line says about the configuration.
@@ -222,25 +106,6 @@ impl Config {
             return Err(layers.invalid("log.filter", error.to_string()));
         }
         Ok(())
-    }
-}
-
-/// `media::Quality` by its own words: `media` knows no serde.
-mod quality_word {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-    pub(super) fn serialize<S: Serializer>(
-        quality: &media::Quality,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(quality.as_str())
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<media::Quality, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }
 

@@ -106,7 +106,7 @@ impl Generate {
         note(&format!("seed {}", params.seed));
 
         let mut dump = self.dump.as_ref().map(|_| Dump::default());
-        let result = pipeline.generate(&params, &mut |event| {
+        let result = pipeline.generate(&params, None, &mut |event| {
             show(&mut progress, &event);
             if let Some(dump) = &mut dump {
                 dump.record(&event);

@@ -4,10 +4,17 @@
 
 pub mod cli;
 pub mod config;
+mod door;
 mod dump;
 mod generate;
+mod http_server;
+mod keys;
+mod measurements;
 mod model;
+mod prompts;
+mod retention;
 mod serve;
 pub mod telemetry;
 pub mod terminal;
 mod tokenize;
+mod webhooks;

@@ -9,42 +9,56 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use api::{AppState, Health, Limits, ModelCatalog};
-use queue::{Queue, QueueOptions, SystemClock};
+use outbound::{Limits, Resolver, WebhookSecret, WebhookSender};
+use queue::{KeyLimits, Queue, QueueOptions, SystemClock};
 use store::VideoStore;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use worker::{Readiness, WorkerConfig};
 
 use crate::config::Config;
-use crate::model::{ModelSource, PipelineGenerator, PromptTokens};
+use crate::model::{ModelSource, PipelineGenerator};
+use crate::{door, http_server, measurements, retention, webhooks};
 
 /// The job table's file in the data folder.
-const QUEUE_FILE: &str = "queue.sqlite";
+pub(crate) const QUEUE_FILE: &str = "queue.sqlite";
 /// The folder of finished videos in the data folder.
 const VIDEOS_DIR: &str = "videos";
+/// The folder of unfinished ones.
+const CHECKPOINTS_DIR: &str = "checkpoints";
 /// Heartbeats within a lease: one may be lost without the lease being taken.
 const HEARTBEATS_PER_LEASE: u32 = 4;
 /// How often an idle worker looks at the queue unasked.
 const POLL: Duration = Duration::from_secs(10);
 /// How long an interrupted pipeline may take to its next check.
 const INTERRUPT_WAIT: Duration = Duration::from_secs(5);
+/// The shortest time between two pictures of a running video.
+const PREVIEW_INTERVAL: Duration = Duration::from_secs(1);
+/// How long open connections may take to end.
+const CONNECTIONS_WAIT: Duration = Duration::from_secs(5);
 
 /// Runs the server until SIGINT or SIGTERM; a second signal ends it at once.
 ///
 /// # Errors
 /// What keeps it from starting, or a socket that breaks.
-pub(crate) fn run(config: Config) -> anyhow::Result<()> {
+pub(crate) fn run(config: Config, start_paused: bool) -> anyhow::Result<()> {
     crate::telemetry::init(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(config, start_paused))
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(config: Config, start_paused: bool) -> anyhow::Result<()> {
+    raise_open_files();
+    let recorder = measurements::install()?;
     let source = ModelSource::new(&config.model);
     let description = source.describe()?;
-    let (queue, store) = open_data(&config).await?;
+    let data = Data::open(&config).await?;
+    check_exposure(&config, &data.queue).await?;
+    if start_paused {
+        data.queue.set_paused(true).await?;
+    }
     let address = SocketAddr::new(config.server.address, config.server.port);
     let listener =
         TcpListener::bind(address).await.with_context(|| format!("{address}: cannot be listened on"))?;
@@ -54,31 +68,21 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         tracing::warn!(model = card.id, "{notice}");
     }
     tracing::info!(address = %listener.local_addr()?, model = card.id, dtype = card.dtype, "listening");
+    let background = background(&config, &data)?;
     let worker = worker::start(
         worker_config(&config),
-        queue.clone(),
-        store.clone(),
+        data.queue.clone(),
+        worker::Stores { videos: data.store.clone(), checkpoints: data.checkpoints.clone() },
         build_generator(&config, source),
     )?;
-    let state = AppState {
-        queue,
-        store,
-        catalog: Arc::new(ModelCatalog::new(card, Vec::new())),
-        prompt_tokens: Arc::new(PromptTokens(description.tokenizer)),
-        health: health(worker.ready.clone()),
-        limits: limits(&config),
-        clock: Arc::new(SystemClock),
-    };
+    let state = door::state(door::Parts { config: &config, data: &data, description, card, recorder, worker: &worker })?;
 
     let (stop, mut stopped) = watch::channel(false);
-    let server = tokio::spawn(
-        axum::serve(listener, api::router(state))
-            .with_graceful_shutdown(async move {
-                // An error means that the sender is gone, which is a stop too.
-                let _ = stopped.wait_for(|stop| *stop).await;
-            })
-            .into_future(),
-    );
+    let header_timeout = Duration::from_secs(config.server.header_timeout_seconds.get().into());
+    let server = tokio::spawn(http_server::serve(listener, api::router(state), header_timeout, async move {
+        // An error means that the sender is gone, which is a stop too.
+        let _ = stopped.wait_for(|stop| *stop).await;
+    }));
     tokio::select! {
         result = stop_signal() => result?,
         // Nothing will be made any more: a supervisor's fresh start is worth more than a server that only refuses.
@@ -91,31 +95,93 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     worker.shutdown(grace).await;
     stop.send_replace(true);
     // Streams and downloads of slow readers must not hold the process.
-    if let Ok(ended) = tokio::time::timeout(INTERRUPT_WAIT, server).await {
-        ended??;
+    if let Ok(ended) = tokio::time::timeout(CONNECTIONS_WAIT, server).await {
+        ended?;
     } else {
         tracing::warn!("connections still open; closing them");
     }
+    drop(background);
     tracing::info!("stopped");
     Ok(())
 }
 
-/// Opens the job table and the store, and sweeps what an earlier process left there; its videos are the worker's to
-/// rescue.
-async fn open_data(config: &Config) -> anyhow::Result<(Queue, VideoStore)> {
-    let dir = &config.data_dir;
-    std::fs::create_dir_all(dir).with_context(|| format!("{}: cannot be made", dir.display()))?;
-    let options = QueueOptions {
-        capacity: config.queue.capacity.get(),
-        lease_ms: i64::from(config.queue.lease_seconds.get()) * 1000,
-        max_attempts: config.queue.max_attempts.get(),
-    };
-    let queue = Queue::open(&dir.join(QUEUE_FILE), Arc::new(SystemClock), options).await?;
-    let store = VideoStore::open(&dir.join(VIDEOS_DIR)).await?;
-    let known: HashSet<String> = queue.output_keys().await?.into_iter().collect();
-    let swept = store.sweep(known).await?;
-    tracing::info!(?swept, "files without a video");
-    Ok((queue, store))
+/// What lies in the data folder.
+pub(crate) struct Data {
+    pub(crate) queue: Queue,
+    pub(crate) store: VideoStore,
+    pub(crate) checkpoints: VideoStore,
+}
+
+impl Data {
+    /// Opens the job table and the stores, and sweeps what an earlier process left there; its videos are the worker's
+    /// to rescue.
+    async fn open(config: &Config) -> anyhow::Result<Self> {
+        let dir = &config.data_dir;
+        std::fs::create_dir_all(dir).with_context(|| format!("{}: cannot be made", dir.display()))?;
+        let limit = |limit: u32| (limit > 0).then_some(limit);
+        let options = QueueOptions {
+            capacity: config.queue.capacity.get(),
+            lease_ms: i64::from(config.queue.lease_seconds.get()) * 1000,
+            max_attempts: config.queue.max_attempts.get(),
+            key_limits: KeyLimits {
+                max_queued: limit(config.limits.max_queued_per_key),
+                max_running: limit(config.limits.max_running_per_key),
+                requests_per_minute: limit(config.limits.requests_per_minute_per_key),
+            },
+        };
+        let queue = Queue::open(&dir.join(QUEUE_FILE), Arc::new(SystemClock), options).await?;
+        let store = VideoStore::open(&dir.join(VIDEOS_DIR)).await?;
+        let known: HashSet<String> = queue.output_keys().await?.into_iter().collect();
+        let swept = store.sweep(known).await?;
+        let checkpoints = VideoStore::open(&dir.join(CHECKPOINTS_DIR)).await?;
+        tracing::info!(?swept, "files without a video");
+        Ok(Self { queue, store, checkpoints })
+    }
+}
+
+/// Without a key whoever reaches the server may do everything, so nobody but this machine may reach it.
+async fn check_exposure(config: &Config, queue: &Queue) -> anyhow::Result<()> {
+    let address = config.server.address;
+    if queue.api_keys().any().await? {
+        return Ok(());
+    }
+    if !address.is_loopback() {
+        bail!(
+            "there is no API key, so only a loopback address is listened on, found server.address = {address}; \
+             make a key first: cogvideox-server keys create NAME"
+        );
+    }
+    tracing::warn!("there is no API key: everybody on this machine may do everything, and nobody else anything");
+    Ok(())
+}
+
+/// Starts what goes on beside requests and videos; dropping it stops it.
+fn background(config: &Config, data: &Data) -> anyhow::Result<JoinSet<()>> {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(
+        retention::Keeper {
+            queue: data.queue.clone(),
+            store: data.store.clone(),
+            checkpoints: data.checkpoints.clone(),
+            rules: config.retention.clone(),
+        }
+        .run(),
+    );
+    let secret = config.webhooks.secret.reveal();
+    if !secret.is_empty() {
+        let sender = WebhookSender::new(door::webhook_policy(config), Limits::default(), Resolver::system())?;
+        tasks.spawn(webhooks::deliver(data.queue.clone(), sender, WebhookSecret::parse(secret)?));
+    }
+    Ok(tasks)
+}
+
+/// Thousands of readers are thousands of open files, and the usual limit is 1024.
+fn raise_open_files() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 fn worker_config(config: &Config) -> WorkerConfig {
@@ -125,6 +191,11 @@ fn worker_config(config: &Config) -> WorkerConfig {
         poll: POLL,
         interrupt_wait: INTERRUPT_WAIT,
         quality: config.video.quality,
+        metadata: config.video.metadata,
+        checkpoint_interval: Some(Duration::from_secs(config.worker.checkpoint_interval_seconds.into())),
+        preview_interval: PREVIEW_INTERVAL,
+        hang_factor: config.worker.hang_factor.get(),
+        hang_min: Duration::from_secs(config.worker.hang_min_seconds.get().into()),
     }
 }
 
@@ -133,40 +204,15 @@ fn build_generator(
     config: &Config,
     source: ModelSource,
 ) -> impl FnMut() -> Result<PipelineGenerator, String> + Send + 'static {
-    let vae_tiling = config.model.vae_tiling;
+    let (vae_tiling, previews) = (config.model.vae_tiling, config.worker.previews);
     move || {
         let started = std::time::Instant::now();
-        let pipeline = source.load().map_err(|e| e.to_string())?;
-        tracing::info!(duration_ms = started.elapsed().as_millis() as u64, "model loaded");
-        Ok(PipelineGenerator { pipeline, vae_tiling })
+        let generator = PipelineGenerator::load(&source, vae_tiling, previews).map_err(|e| e.to_string())?;
+        let elapsed = started.elapsed();
+        metrics::gauge!("cogvideox_model_load_seconds").set(elapsed.as_secs_f64());
+        tracing::info!(duration_ms = elapsed.as_millis() as u64, "model loaded");
+        Ok(generator)
     }
-}
-
-fn limits(config: &Config) -> Limits {
-    Limits {
-        max_body_bytes: config.limits.max_body_bytes.get() as usize,
-        max_prompt_chars: config.limits.max_prompt_chars.get() as usize,
-        request_timeout: Duration::from_secs(config.limits.request_timeout_seconds.get().into()),
-        delete_wait: Duration::from_secs(config.limits.delete_wait_seconds.into()),
-        ..Limits::default()
-    }
-}
-
-/// The worker's readiness in the API's words.
-fn health(mut ready: watch::Receiver<Readiness>) -> watch::Receiver<Health> {
-    let translate = |readiness: &Readiness| match readiness {
-        Readiness::Starting => Health::Starting,
-        Readiness::Ready => Health::Ready,
-        Readiness::Stopping => Health::Draining,
-        Readiness::Failed(reason) => Health::Failed(reason.clone()),
-    };
-    let (sender, health) = watch::channel(translate(&ready.borrow()));
-    tokio::spawn(async move {
-        while ready.changed().await.is_ok() {
-            sender.send_replace(translate(&ready.borrow_and_update()));
-        }
-    });
-    health
 }
 
 /// Waits until the worker has failed for good.

@@ -76,7 +76,8 @@ impl Attempt<'_> {
     }
 }
 
-fn key(id: VideoId) -> String {
+/// The key of a video's checkpoint in its store.
+pub fn key(id: VideoId) -> String {
     format!("{id}.ckpt")
 }
 

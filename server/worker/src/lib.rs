@@ -23,6 +23,7 @@ mod watchdog;
 
 use std::{sync::Mutex, time::Duration};
 
+pub use checkpoints::key as checkpoint_key;
 pub use error::{Error, Result};
 pub use generator::{DenoiseState, GenerateError, Generated, Generator, Picture, Progress, Request};
 pub use pulse::Pulse;

@@ -1,0 +1,43 @@
+//! What Prometheus is told: the recorder behind the `metrics` macros of every crate, with buckets that suit seconds of
+//! steps and of whole videos.
+//!
+//! To be installed once, before anything is counted.
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// Seconds, from a request at the door to a long video.
+const SECONDS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0,
+    1200.0, 1800.0,
+];
+
+/// Installs the recorder; the handle renders what it knows.
+///
+/// # Errors
+/// A recorder that is installed already.
+pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?
+        .install_recorder()?;
+    describe();
+    Ok(handle)
+}
+
+/// What the metrics of the process itself mean; those of the job are described where they are counted.
+fn describe() {
+    metrics::describe_gauge!("process_resident_memory_bytes", metrics::Unit::Bytes, "Memory in use");
+    metrics::describe_gauge!("process_open_fds", "Open file descriptors");
+}
+
+/// Says how much the process holds; Linux only, nothing elsewhere.
+pub(crate) fn observe_process() {
+    if let Ok(status) = std::fs::read_to_string("/proc/self/status")
+        && let Some(kib) = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))
+        && let Some(kib) = kib.split_whitespace().next().and_then(|kib| kib.parse::<f64>().ok())
+    {
+        metrics::gauge!("process_resident_memory_bytes").set(kib * 1024.0);
+    }
+    if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
+        metrics::gauge!("process_open_fds").set(open.count() as f64);
+    }
+}
