@@ -4,7 +4,7 @@
 Reads the text of `/metrics` on standard input and looks for each metric that `docker/grafana/dashboard.json` asks for.
 A metric counts as present if its `# TYPE` line is there, so that counters which nothing has raised yet are no fault;
 a histogram's `_bucket`, `_sum` and `_count` belong to it. Also checks the dashboard itself: every panel has a target,
-every target an expression over the template's data source, every name the prefix, every panel a place of its own.
+every target an expression over the template's data source, every name a prefix, every panel a place of its own.
 
 usage: curl -s http://127.0.0.1:8000/metrics | dashboard.py
 """
@@ -14,7 +14,7 @@ import re
 import sys
 
 DASHBOARD = pathlib.Path(__file__).resolve().parents[2] / "docker/grafana/dashboard.json"
-PREFIX = "cogvideox_"
+PREFIXES = ("cogvideox_", "http_")
 # What may be missing: a server without a GPU has no such gauges.
 ONLY_WITH_A_GPU = {"cogvideox_gpu_memory_bytes"}
 WORDS_OF_PROMQL = {
@@ -45,13 +45,13 @@ def check_panels(dashboard):
             if target["datasource"]["uid"] != "${datasource}":
                 faults.append(f"panel {title!r} asks {target['datasource']['uid']!r}, not the template's data source")
             found = names_in(target["expr"])
-            faults += [f"panel {title!r} names {name!r}, without {PREFIX}" for name in found if not name.startswith(PREFIX)]
-            names |= {name for name in found if name.startswith(PREFIX)}
+            faults += [f"panel {title!r} names {name!r}, without one of {PREFIXES}" for name in found if not name.startswith(PREFIXES)]
+            names |= {name for name in found if name.startswith(PREFIXES)}
     ids = [panel["id"] for panel in dashboard["panels"]]
     if len(ids) != len(set(ids)):
         faults.append("two panels have the same id")
     for variable in dashboard["templating"]["list"]:
-        names |= {name for name in names_in(variable.get("definition", "")) if name.startswith(PREFIX)}
+        names |= {name for name in names_in(variable.get("definition", "")) if name.startswith(PREFIXES)}
     return faults, names
 
 

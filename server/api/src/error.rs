@@ -228,7 +228,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The entry of the table, for counting.
+    /// The entry of the table that is nearest, for counting.
     pub(crate) fn code(&self) -> Code {
         match self {
             Self::Refused { code, .. } | Self::TryLater { code, .. } => *code,

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use axum::http::StatusCode;
 use utoipa::openapi::header::{Header, HeaderBuilder};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
     Content, OpenApi, PathItem, Ref, RefOr, Response, ResponseBuilder, Responses, encoding::EncodingBuilder,
     path::Operation, path::ParameterStyle,
@@ -20,6 +21,9 @@ use crate::router::routes;
 use crate::routes::content::{Download, Variant};
 use crate::routes::videos::SortOrder;
 use crate::sse::kind::{PreviewEvent, ProgressEvent, StageEvent, StreamError};
+
+/// The security scheme's name.
+const API_KEY: &str = "api_key";
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -47,6 +51,14 @@ pub fn openapi() -> OpenApi {
     env!("CARGO_PKG_VERSION").clone_into(&mut document.info.version);
     document.info.description = Some(description());
     document.info.contact = None;
+    // Either of them: a server without keys asks for none.
+    document.security =
+        Some(vec![SecurityRequirement::new::<_, _, &str>(API_KEY, []), SecurityRequirement::default()]);
+    let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(
+        "An API key, `cvx_...`, as soon as the server has any (`features.api_keys` of `GET /v1/capabilities`).",
+    ));
+    let schemes = &mut document.components.get_or_insert_default().security_schemes;
+    schemes.insert(API_KEY.to_owned(), SecurityScheme::Http(scheme.build()).into());
     let shared = &mut document.components.get_or_insert_default().headers;
     shared.insert(X_REQUEST_ID.to_string(), header("Names this exchange in the server's log.").into());
     for item in document.paths.paths.values_mut() {

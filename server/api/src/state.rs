@@ -155,10 +155,13 @@ impl AppState {
     pub(crate) async fn has_room(&self) -> Result<()> {
         let least = self.limits.min_free_bytes;
         match (self.free_bytes)().await {
-            Some(free) if free < least => Err(Error::refused(
-                Code::InsufficientStorage,
-                format!("the server's disk has {free} free bytes, it needs {least} to take a video"),
-            )),
+            Some(free) if free < least => {
+                tracing::warn!(free_bytes = free, min_free_bytes = least, "no room for another video");
+                Err(Error::refused(
+                    Code::InsufficientStorage,
+                    "the server's disk has no room for another video",
+                ))
+            }
             _ => Ok(()),
         }
     }

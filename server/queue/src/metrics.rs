@@ -7,6 +7,12 @@ use metrics::{counter, histogram};
 
 use crate::{DurableEvent, EventKind, Video, settle::WORKER_LOST};
 
+/// Shows the counters that may stay at zero for long: a rate over what is not there yet is no rate.
+pub(crate) fn begin() {
+    counter!("cogvideox_jobs_rescued_total").increment(0);
+    counter!("cogvideox_files_expired_total").increment(0);
+}
+
 /// Counts a change that is committed.
 pub(crate) fn happened(event: &DurableEvent, video: &Video) {
     if event.detail.as_deref() == Some(WORKER_LOST) {

@@ -13,6 +13,7 @@ use crate::{
     ApiKeys, Clock, Error, KeyId, KeyLimits, Result, Subscription, Topic, Video, VideoId,
     database::{self, Writer},
     hub::{Hub, Running},
+    metrics,
     pace::Pace,
     row::Row,
 };
@@ -114,6 +115,7 @@ impl Queue {
         // here, not at its first request.
         sqlx::query("UPDATE queue_state SET id = id").execute(&mut writer).await?;
         let hub = Hub::new(past_pace(&mut writer).await?);
+        metrics::begin();
         let readers = database::pool(database::options(path).create_if_missing(false).read_only(true));
         let writer = Mutex::new(Writer::new(writer, path));
         let inner = Inner { writer, readers, hub, clock, options, _lock: lock };

@@ -76,7 +76,7 @@ impl Attempt<'_> {
     }
 }
 
-/// The key of a video's checkpoint in its store.
+/// The name of a video's checkpoint in its store.
 pub fn key(id: VideoId) -> String {
     format!("{id}.ckpt")
 }

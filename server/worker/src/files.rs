@@ -4,7 +4,7 @@
 //! depends on anything but what defines it.
 
 use media::{Frames, Metadata};
-use queue::{Output, OutputFile, Video};
+use queue::{Output, OutputFile, Video, VideoParams};
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 
@@ -101,22 +101,17 @@ impl Attempt<'_> {
 }
 
 fn options(config: &WorkerConfig, video: &Video) -> media::EncodeOptions {
-    let metadata = config.metadata.then(|| Metadata {
-        title: video.params.prompt.clone(),
-        comment: recipe(video),
-        software: SOFTWARE.to_owned(),
-        created_unix_s: None,
-    });
+    let metadata = config.metadata.then(|| provenance(&video.params, &video.model, video.low_memory));
     media::EncodeOptions { fps: video.params.fps, quality: config.quality, metadata }
 }
 
-fn recipe(video: &Video) -> String {
-    let params = &video.params;
+/// What a file says of how it was made. No ids and no times: the same video has the same bytes.
+pub fn provenance(params: &VideoParams, model: &str, low_memory: bool) -> Metadata {
     let recipe = Recipe {
         prompt: &params.prompt,
         negative_prompt: &params.negative_prompt,
         seed: params.seed,
-        model: &video.model,
+        model,
         num_inference_steps: params.num_inference_steps,
         guidance_scale: params.guidance_scale,
         use_dynamic_cfg: params.use_dynamic_cfg,
@@ -124,8 +119,13 @@ fn recipe(video: &Video) -> String {
         size: format!("{}x{}", params.width, params.height),
         num_frames: params.num_frames,
         fps: params.fps,
-        low_memory: video.low_memory,
+        low_memory,
         generator: SOFTWARE,
     };
-    serde_json::to_string(&recipe).expect("a plain struct becomes JSON")
+    Metadata {
+        title: params.prompt.clone(),
+        comment: serde_json::to_string(&recipe).expect("a plain struct becomes JSON"),
+        software: SOFTWARE.to_owned(),
+        created_unix_s: None,
+    }
 }

@@ -25,6 +25,7 @@ use std::{sync::Mutex, time::Duration};
 
 pub use checkpoints::key as checkpoint_key;
 pub use error::{Error, Result};
+pub use files::provenance;
 pub use generator::{DenoiseState, GenerateError, Generated, Generator, Picture, Progress, Request};
 pub use pulse::Pulse;
 use queue::{CancellationToken, Queue};

@@ -116,6 +116,8 @@ pub(crate) struct RemixVideoRequest {
     /// What the new video shows.
     #[schema(min_length = 1, max_length = 10000)]
     prompt: String,
+    /// Cut a prompt that is too long instead of refusing it.
+    truncate_prompt: Option<bool>,
 }
 
 /// Make a video like another, of another prompt.
@@ -154,15 +156,17 @@ pub(crate) async fn remix(
         let prompt = fields.string("prompt")?.ok_or_else(|| {
             Error::param(Code::MissingRequiredParameter, "prompt", "'prompt' must be given")
         })?;
+        let truncate = fields.boolean("truncate_prompt")?.unwrap_or(false);
         fields.finish()?;
         if source.status != Status::Completed {
             let message = format!("the video is {}; only a completed one can be remixed", source.status);
             return Err(Error::refused(Code::VideoNotReady, message));
         }
         check_prompt("prompt", &prompt, state.limits.max_prompt_chars)?;
-        let submission = submission(&headers, "remix", &(id, &prompt))?;
+        let submission = submission(&headers, "remix", &(id, &prompt, truncate))?;
         let mut draft = Draft::new(card(&state, &source)?, source.params);
         draft.job.params.prompt = prompt;
+        draft.truncate = truncate;
         draft.job.remixed_from = Some(id);
         submit(&state, &caller, draft, submission).await
     };

@@ -4,7 +4,7 @@ use axum::extract::{FromRequestParts, State};
 use axum::http::header;
 use axum::http::request::Parts;
 use axum::response::IntoResponse;
-use metrics::gauge;
+use metrics::{counter, gauge};
 use queue::Scope;
 
 use crate::auth::Caller;
@@ -36,6 +36,9 @@ pub(crate) async fn metrics(State(state): State<AppState>, mut request: Parts) -
     }
     let ready = *state.health.borrow() == Health::Ready;
     gauge!("cogvideox_ready").set(if ready { 1.0 } else { 0.0 });
+    // Shown from the beginning on.
+    gauge!("cogvideox_sse_subscribers").increment(0.0);
+    counter!("cogvideox_sse_dropped_total").increment(0);
     queue_gauges(&state).await?;
     storage_gauges(&state).await?;
     // The full type is the format's own, and what Prometheus asks for.

@@ -17,6 +17,7 @@ use queue::{
     DurableEvent, EventKind, Heard, News, NewsItem, PreviewWish, Stage, Subscription, Topic, VideoId,
 };
 use tokio::sync::watch;
+use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep_until};
 
 use super::kind::ERROR;
@@ -166,6 +167,8 @@ impl Reader {
                 Some(Heard::Lagged) => {
                     // What was heard before is in the table too, but for what is no longer worth telling.
                     self.heard.clear();
+                    // From the newest on: what the queue still keeps is as good as gone.
+                    self.news = self.state.queue.subscribe(self.topic.clone());
                     self.behind = true;
                     self.snapshot_due = matches!(self.topic, Topic::Video(_));
                     counter!("cogvideox_sse_dropped_total").increment(1);
@@ -174,7 +177,8 @@ impl Reader {
             if self.ended || self.behind {
                 break;
             }
-            next = self.news.recv().now_or_never();
+            // All at once: tokio would have a task pause in the middle, and the news go stale.
+            next = unconstrained(self.news.recv()).now_or_never();
         }
     }
 

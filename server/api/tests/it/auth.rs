@@ -1,5 +1,8 @@
 //! API keys: who is let in, to what, and that nobody sees another's videos.
 
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
 use axum::http::Method;
 use queue::{KeyLimits, Scope, Topic};
 use serde_json::json;
@@ -170,4 +173,40 @@ async fn the_audit_trail_names_the_key() {
         .map(|event| (event.kind.as_str(), event.actor.as_deref().unwrap_or_default()))
         .collect();
     assert_eq!(trail, [("queued", "mine"), ("moved", "mine"), ("cancelled", "admin"), ("deleted", "admin")]);
+}
+
+/// A log that the test reads.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_log_names_the_key_and_never_shows_it() {
+    let world = World::new().await;
+    let mine = key(&world, "mine", ALL).await;
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    let guard = tracing::subscriber::set_default(subscriber);
+    let id = made(&world, &mine).await;
+    drop(guard);
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let line = text.lines().find(|line| line.contains("video queued")).unwrap();
+    assert!(line.contains("api_key.name=\"mine\"") && line.contains(&id), "{line}");
+    let secret = mine.rsplit('_').next().unwrap();
+    assert!(!text.contains(secret), "{text}");
 }

@@ -10,7 +10,7 @@ use crate::world::World;
 #[tokio::test]
 async fn paths_and_methods_that_are_not_there() {
     let world = World::new().await;
-    for path in ["/", "/v1", "/v1/videos/", "/v1/images", "/v1/videos/a/b/c"] {
+    for path in ["/nothing", "/v1", "/v1/videos/", "/v1/images", "/v1/videos/a/b/c"] {
         let answer = world.get(path).await;
         answer.assert_refused(404, "not_found");
         assert!(answer.error()["message"].as_str().unwrap().contains(path));

@@ -104,6 +104,29 @@ async fn a_clients_own_retry_is_known_by_its_count() {
 }
 
 #[tokio::test]
+async fn a_deleted_video_frees_its_key() {
+    let world = World::new().await;
+    let key = [("idempotency-key", "order-7")];
+    let first = id(&make(&world, &key, json!({ "prompt": "a cat" })).await);
+    world.call(Method::DELETE, &format!("/v1/videos/{first}")).await;
+    assert_ne!(id(&make(&world, &key, json!({ "prompt": "a dog" })).await), first);
+}
+
+#[tokio::test]
+async fn remixes_and_other_tries_are_known_again_too() {
+    let world = World::new().await;
+    let source = world.completed(b"an mp4").await;
+    for (operation, body) in [("remix", Some(json!({ "prompt": "a dog" }))), ("retry", None)] {
+        let path = format!("/v1/videos/{source}/{operation}");
+        let ask = async |count| {
+            world.ask(Method::POST, &path, &[("x-stainless-retry-count", count)], body.clone()).await
+        };
+        let first = ask("0").await;
+        assert_eq!(id(&ask("1").await), id(&first), "{operation}");
+    }
+}
+
+#[tokio::test]
 async fn each_api_key_has_its_own_idempotency_keys() {
     let world = World::new().await;
     let mut ids = Vec::new();

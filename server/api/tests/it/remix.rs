@@ -74,6 +74,8 @@ async fn a_remix_is_checked_as_any_request() {
     ] {
         remix(&world, &id, body).await.assert_refused(400, code);
     }
+    let cut = json!({ "prompt": "word ".repeat(300), "truncate_prompt": true });
+    assert_eq!(remix(&world, &id, cut).await.json()["prompt_truncated"], true);
     remix(&world, "video_0", json!({ "prompt": "a dog" })).await.assert_refused(404, "video_not_found");
 }
 

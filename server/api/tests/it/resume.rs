@@ -180,10 +180,12 @@ async fn an_expired_video_says_so_and_a_deleted_one_is_gone() {
     drop(reader);
     world.call(Method::DELETE, &format!("/v1/videos/{id}")).await;
     let mut reader = Reader::come_back(&world, &id, &last).await;
+    reader.frame().await.unwrap();
     let gone = json!({ "id": id, "object": "video.deleted", "deleted": true });
     let told: Vec<_> = reader.rest().await.into_iter().map(|event| (event.name, event.data)).collect();
     assert_eq!(told, [("video.cancelled".to_owned(), gone.clone()), ("video.deleted".to_owned(), gone)]);
     let last = reader.last_id.clone();
+    assert_eq!(last, world.queue.last_event().await.unwrap().to_string());
     for last in [Some(last.as_str()), None] {
         let ask = Ask { last_event_id: last, ..Ask::default() };
         let again = Reader::ask(&world, &format!("/v1/videos/{id}/events"), ask).await;
