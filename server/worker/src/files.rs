@@ -106,6 +106,7 @@ fn options(config: &WorkerConfig, video: &Video) -> media::EncodeOptions {
 }
 
 /// What a file says of how it was made. No ids and no times: the same video has the same bytes.
+#[expect(clippy::missing_panics_doc, reason = "a plain struct always becomes JSON")]
 pub fn provenance(params: &VideoParams, model: &str, low_memory: bool) -> Metadata {
     let recipe = Recipe {
         prompt: &params.prompt,
