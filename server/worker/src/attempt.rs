@@ -63,7 +63,7 @@ impl<'a> Attempt<'a> {
             ended => (ended, None),
         };
         match ended {
-            Ok(finished) => self.settle(Settlement::Complete(finished)).await,
+            Ok(finished) => self.settle(Settlement::Complete(Box::new(finished))).await,
             Err(_) if self.stop.lost.is_cancelled() => {
                 tracing::warn!("the lease is lost, the video is dropped");
                 self.remove_files().await;

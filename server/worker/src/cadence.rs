@@ -42,7 +42,8 @@ impl Cadence {
 
     fn is_due_since(&self, since: Instant) -> bool {
         let Some(interval) = self.interval else { return false };
-        let affordable = (self.spent + self.cost).as_secs_f64() <= self.share * self.began.elapsed().as_secs_f64();
+        let affordable =
+            (self.spent + self.cost).as_secs_f64() <= self.share * self.began.elapsed().as_secs_f64();
         interval.is_zero() || (since.elapsed() >= interval && affordable)
     }
 

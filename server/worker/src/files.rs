@@ -68,7 +68,8 @@ impl Attempt<'_> {
     pub(crate) async fn store(&self, files: Encoded) -> Result<Output, Ended> {
         let [video, thumbnail, spritesheet] = self.keys();
         let video = self.put(video, files.mp4).await;
-        let video = video.map_err(|error| failed("storage_failed", "the file could not be stored", &error))?;
+        let video =
+            video.map_err(|error| failed("storage_failed", "the file could not be stored", &error))?;
         let thumbnail = self.put_picture(thumbnail, files.thumbnail).await;
         let spritesheet = self.put_picture(spritesheet, files.spritesheet).await;
         Ok(Output { video, thumbnail, spritesheet })
@@ -105,6 +106,7 @@ fn options(config: &WorkerConfig, video: &Video) -> media::EncodeOptions {
 }
 
 /// What a file says of how it was made. No ids and no times: the same video has the same bytes.
+#[expect(clippy::missing_panics_doc, reason = "a plain struct always becomes JSON")]
 pub fn provenance(params: &VideoParams, model: &str, low_memory: bool) -> Metadata {
     let recipe = Recipe {
         prompt: &params.prompt,

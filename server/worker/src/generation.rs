@@ -83,7 +83,8 @@ impl Attempt<'_> {
         let calls = Arc::new(AtomicU64::new(0));
         let config = self.runner.config;
         let params = self.video.params.clone();
-        let expected = self.runner.queue.step_ms(&params).map(|ms| Duration::from_secs_f64(ms.max(0.0) / 1000.0));
+        let expected =
+            self.runner.queue.step_ms(&params).map(|ms| Duration::from_secs_f64(ms.max(0.0) / 1000.0));
         let watchdog = Watchdog::new(config.hang_factor, config.hang_min, expected, Arc::clone(&calls));
         let watched = Watched {
             video_id: self.video.id,

@@ -137,8 +137,9 @@ impl WorkerHandle {
     /// finished step, with a checkpoint. One that is further, or cannot be kept, has `grace` to be finished; then it
     /// is interrupted and handed back as well.
     pub async fn shutdown(self, grace: Duration) {
-        self.readiness.send_replace(Readiness::Stopping);
         self.stopping.cancel();
+        // After it, so that who sees this knows that the next finished step is the last.
+        self.readiness.send_replace(Readiness::Stopping);
         let mut ended = self.loop_;
         if tokio::time::timeout(grace, &mut ended).await.is_err() {
             self.interrupt.cancel();

@@ -20,7 +20,8 @@ use tokio::{
 };
 
 use crate::{
-    DenoiseState, Picture, Progress, WorkerConfig, cadence::Cadence, progress, progress::StageClock, thread::Stop,
+    DenoiseState, Picture, Progress, WorkerConfig, cadence::Cadence, progress, progress::StageClock,
+    thread::Stop,
 };
 
 /// Checkpoints may take this share of the denoising time on the generator's thread.
@@ -142,7 +143,11 @@ impl<'a> Monitor<'a> {
             step,
             finished_at: now,
             kept: self.watched.resumed_from,
-            checkpoints: Cadence::new(self.watched.config.checkpoint_interval, CHECKPOINT_SHARE, CHECKPOINT_GUESS),
+            checkpoints: Cadence::new(
+                self.watched.config.checkpoint_interval,
+                CHECKPOINT_SHARE,
+                CHECKPOINT_GUESS,
+            ),
             previews: Cadence::new(Some(self.watched.config.preview_interval), PREVIEW_SHARE, PREVIEW_GUESS),
         });
         let steps = step.checked_sub(denoising.step).filter(|steps| *steps > 0)?;

@@ -14,7 +14,8 @@ const SETTLE_RETRIES: [Duration; 3] =
 /// What to write to the row in the end.
 #[derive(Clone)]
 pub(crate) enum Settlement {
-    Complete(Finished),
+    // By far the largest: boxed, so that the others stay small.
+    Complete(Box<Finished>),
     Fail(JobError),
     Cancel,
     Requeue,
@@ -70,7 +71,7 @@ impl Attempt<'_> {
         let mut delays = SETTLE_RETRIES.into_iter();
         loop {
             let written = match settlement.clone() {
-                Settlement::Complete(finished) => queue.complete(lease, finished).await,
+                Settlement::Complete(finished) => queue.complete(lease, *finished).await,
                 Settlement::Fail(error) => queue.fail(lease, error).await,
                 Settlement::Cancel => queue.cancelled(lease).await,
                 Settlement::Requeue => queue.requeue(lease).await,

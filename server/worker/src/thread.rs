@@ -53,7 +53,9 @@ pub(crate) struct Stop {
 
 impl Stop {
     pub(crate) fn is_requested(&self) -> bool {
-        [&self.cancel, &self.interrupt, &self.lost, &self.hung].into_iter().any(CancellationToken::is_cancelled)
+        [&self.cancel, &self.interrupt, &self.lost, &self.hung]
+            .into_iter()
+            .any(CancellationToken::is_cancelled)
     }
 }
 

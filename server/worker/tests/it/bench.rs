@@ -8,8 +8,8 @@ use std::{
 };
 
 use queue::{
-    DurableEvent, Heard, KeyLimits, News, NewVideo, Progress, Queue, QueueOptions, Status, Subscription, Stage, SystemClock,
-    Topic, Video, VideoId, VideoParams,
+    DurableEvent, Heard, KeyLimits, NewVideo, News, Progress, Queue, QueueOptions, Stage, Status,
+    Subscription, SystemClock, Topic, Video, VideoId, VideoParams,
 };
 use store::VideoStore;
 use tempfile::TempDir;
@@ -176,7 +176,7 @@ pub(crate) struct FrozenTime(#[expect(dead_code, reason = "held for its drop")] 
 impl FrozenTime {
     pub(crate) fn new() -> Self {
         let (sender, until_dropped) = mpsc::channel();
-        tokio::task::spawn_blocking(move || drop(until_dropped.recv()));
+        tokio::task::spawn_blocking(move || until_dropped.recv().is_err());
         Self(sender)
     }
 }
@@ -186,8 +186,12 @@ pub(crate) async fn patient<T>(future: impl Future<Output = T>) -> T {
 }
 
 pub(crate) async fn open(folder: &Path) -> (Queue, Stores) {
-    let options =
-        QueueOptions { capacity: 100, lease_ms: 3_600_000, max_attempts: 3, key_limits: KeyLimits::default() };
+    let options = QueueOptions {
+        capacity: 100,
+        lease_ms: 3_600_000,
+        max_attempts: 3,
+        key_limits: KeyLimits::default(),
+    };
     let queue = Queue::open(&folder.join("jobs.db"), Arc::new(SystemClock), options).await.unwrap();
     let videos = VideoStore::open(&folder.join("videos")).await.unwrap();
     let checkpoints = VideoStore::open(&folder.join("checkpoints")).await.unwrap();

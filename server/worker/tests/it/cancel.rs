@@ -62,4 +62,3 @@ async fn a_cancellation_while_the_file_is_made_leaves_no_file() {
         }
     }
 }
-

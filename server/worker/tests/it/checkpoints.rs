@@ -84,7 +84,7 @@ async fn a_video_that_is_gone_on_with_has_the_pictures_of_one_made_at_once() {
 async fn attempts_that_come_no_further_are_counted_and_those_that_do_are_not() {
     let mut bench = Bench::new().await;
     let mut id = None;
-    // Four lost workers, more than are allowed in a row; each kept one step more.
+    // As many lost workers as fail a video that comes no further; each kept one step more.
     for step in 1..=3 {
         let worker = bench.start(KEEPING);
         let this = match id {
@@ -92,9 +92,7 @@ async fn attempts_that_come_no_further_are_counted_and_those_that_do_are_not() {
             Some(id) => id,
         };
         id = Some(this);
-        for _ in step - 1..step {
-            bench.held().await.release();
-        }
+        bench.held().await.release();
         let held = bench.held().await;
         bench.until_kept(this, step).await;
         bench.queue.rescue(&Owner::unique()).await.unwrap();
@@ -103,9 +101,9 @@ async fn attempts_that_come_no_further_are_counted_and_those_that_do_are_not() {
         let video = bench.queue.get(this).await.unwrap();
         assert_eq!((video.status, video.checkpoint_step), (Status::Queued, Some(step)));
     }
-    // Three more that come no further.
+    // The last of them is the first in a row since the last checkpoint.
     let id = id.unwrap();
-    for lost in 1..=3 {
+    for lost in 2..=3 {
         let owner = Owner::unique();
         bench.queue.claim(&owner).await.unwrap().unwrap();
         bench.queue.rescue(&Owner::unique()).await.unwrap();
@@ -120,7 +118,11 @@ async fn checkpoints_cost_no_more_than_a_hundredth_of_the_denoising() {
     let _frozen = FrozenTime::new();
     let mut bench = Bench::new().await;
     let ten_seconds = Some(Duration::from_secs(10));
-    bench.start(WorkerConfig { checkpoint_interval: ten_seconds, hang_min: Duration::from_hours(9), ..KEEPING });
+    bench.start(WorkerConfig {
+        checkpoint_interval: ten_seconds,
+        hang_min: Duration::from_hours(9),
+        ..KEEPING
+    });
     let id = bench.enqueue("slow").await;
     let mut news = bench.news(id);
     // The steps are held after 0, 1, 2, 3 and 4: so long does each take.
@@ -141,11 +143,24 @@ async fn a_costly_checkpoint_is_taken_rarely() {
     let _frozen = FrozenTime::new();
     let mut bench = Bench::new().await;
     let ten_seconds = Some(Duration::from_secs(10));
-    bench.start(WorkerConfig { checkpoint_interval: ten_seconds, hang_min: Duration::from_hours(9), ..KEEPING });
-    let id = bench.enqueue("costly 0").await;
+    bench.start(WorkerConfig {
+        checkpoint_interval: ten_seconds,
+        hang_min: Duration::from_hours(9),
+        ..KEEPING
+    });
+    let id = bench.enqueue("costly").await;
     let mut news = bench.news(id);
-    news.at_step(0).await;
-    // Steps take no time by this clock, so none is due by it: the cost rule alone would let none through.
+    // After step 0; in the checkpoint of step 1; after steps 1, 2, 3.
+    for (step, seconds) in [(0, 11), (1, 1), (1, 60), (2, 200), (3, 1)] {
+        let held = bench.held().await;
+        if bench.baton.kept.lock().unwrap().is_empty() || step > 1 {
+            news.at_step(step).await;
+        }
+        advance(Duration::from_secs(seconds)).await;
+        held.release();
+    }
+    bench.held().await.release();
     assert_eq!(news.end().await.status, Status::Completed);
-    assert!(bench.baton.kept.lock().unwrap().is_empty());
+    // It took 1 s, so that the next one had to wait for 200 s of denoising in all; that one was cheap.
+    assert_eq!(*bench.baton.kept.lock().unwrap(), [1, 3, 4]);
 }

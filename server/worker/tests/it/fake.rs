@@ -137,7 +137,7 @@ impl FakeGenerator {
     /// Does what the prompt says of this place.
     fn act(&self, word: &str, low_memory: bool, on_progress: OnProgress<'_>) -> Result<(), GenerateError> {
         match word {
-            "hold" | "slow" => self.baton.hold(|| ask(Progress::CheckPoint, on_progress)),
+            "hold" | "slow" | "costly" => self.baton.hold(|| ask(Progress::CheckPoint, on_progress)),
             "deaf" => self.baton.hold(|| Ok(())),
             "panic" => panic!("a secret in a panic"),
             "invalid" => Err(GenerateError::InvalidParams("17 frames".into())),
@@ -192,13 +192,14 @@ impl Generator for FakeGenerator {
             let state: Option<&dyn DenoiseState> = if step > 0 { Some(&state) } else { None };
             ask(Progress::Denoise { step, total_steps, state }, on_progress)?;
             // What was gone on from has taken effect already.
-            if (place.parse() == Ok(step) && (step > first || step == 0)) || word == "slow" {
+            if (place.parse() == Ok(step) && (step > first || step == 0)) || matches!(word, "slow" | "costly")
+            {
                 self.act(word, request.low_memory, on_progress)?;
             }
         }
         for fraction in [0.0, 0.5, 1.0] {
             ask(Progress::VaeDecode { fraction }, on_progress)?;
-            if place == "vae" && fraction == 0.5 {
+            if place == "vae" && (0.4..0.6).contains(&fraction) {
                 self.act(word, request.low_memory, on_progress)?;
             }
         }

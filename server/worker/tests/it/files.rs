@@ -23,7 +23,8 @@ async fn the_end_promises_a_video_that_tells_what_made_it_and_its_pictures() {
         assert!(bytes[..16].windows(starts.len()).any(|window| window == starts), "{}", file.key);
     }
     let mp4 = bench.mp4(&video).await;
-    for told in ["a panda", r#""seed":42"#, r#""scheduler":"dpm""#, r#""size":"64x48""#, "cogvideox-server "] {
+    for told in ["a panda", r#""seed":42"#, r#""scheduler":"dpm""#, r#""size":"64x48""#, "cogvideox-server "]
+    {
         assert!(contains(&mp4, told), "{told}");
     }
     assert!(!contains(&mp4, &id.to_string()) && !contains(&mp4, "CreateDate"));
@@ -40,7 +41,8 @@ async fn the_same_parameters_give_the_same_bytes_in_any_number_of_attempts() {
     drop(held);
     bench.start(KEEPING);
     let resumed = bench.settled(id).await;
-    let again = bench.queue.enqueue(NewVideo { retry_of: Some(id), ..new_video("hold 2") }, None).await.unwrap();
+    let again =
+        bench.queue.enqueue(NewVideo { retry_of: Some(id), ..new_video("hold 2") }, None).await.unwrap();
     bench.held().await.release();
     let again = bench.settled(again.video.id).await;
     assert_eq!((resumed.attempt, again.attempt, again.status), (2, 1, Status::Completed));

@@ -11,7 +11,7 @@ use crate::bench::{Bench, CONFIG, FrozenTime};
 const WATCHED: WorkerConfig = WorkerConfig {
     interrupt_wait: Duration::from_secs(5),
     hang_factor: 10,
-    hang_min: Duration::from_secs(60),
+    hang_min: Duration::from_mins(1),
     ..CONFIG
 };
 

@@ -11,6 +11,7 @@ mod fake;
 mod files;
 mod hangs;
 mod leases;
+mod measures;
 mod memory;
 mod previews;
 mod shutdown;

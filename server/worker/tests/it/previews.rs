@@ -18,7 +18,7 @@ async fn nobody_s_wish_costs_nothing_and_a_wish_brings_pictures() {
     bench.held().await.release();
     let mut news = bench.news(id);
     let held = bench.held().await;
-    let wish = bench.queue.wish_previews(id);
+    let wish = bench.queue.wish_previews(queue::Topic::Video(id));
     held.release();
     let held = bench.held().await;
     let (step, jpeg) = loop {
@@ -41,7 +41,7 @@ async fn previews_keep_their_distance() {
     let mut bench = Bench::new().await;
     bench.start(WorkerConfig { preview_interval: Duration::from_secs(1), ..CONFIG });
     let id = bench.enqueue("slow").await;
-    let _wish = bench.queue.wish_previews(id);
+    let _wish = bench.queue.wish_previews(queue::Topic::Video(id));
     let mut news = bench.news(id);
     for (step, ms) in [(0, 600), (1, 600), (2, 600), (3, 600)] {
         let held = bench.held().await;

@@ -111,7 +111,10 @@ async fn a_server_that_stops_while_denoising_keeps_the_next_step_and_the_next_se
         }
         shutdown.await.unwrap();
         let parked = bench.queue.get(id).await.unwrap();
-        assert_eq!((parked.status, parked.checkpoint_step, parked.step), (Status::Queued, Some(step + 1), step + 1));
+        assert_eq!(
+            (parked.status, parked.checkpoint_step, parked.step),
+            (Status::Queued, Some(step + 1), step + 1)
+        );
         assert_eq!(bench.checkpoints(), [format!("{id}.ckpt")]);
 
         let next = bench.start(config);
