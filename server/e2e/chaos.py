@@ -15,9 +15,11 @@ usage: chaos.py BINARY [--kills N] [--seed S] [--only PART,...] [--model DIR|dem
 import argparse
 import pathlib
 import random
+import shutil
 import tempfile
 import threading
 import time
+import traceback
 
 import chaos_faults
 from audit import Audit, settled_twice, unplayable
@@ -212,10 +214,18 @@ def main():
     if options.seed is None:
         options.seed = random.SystemRandom().getrandbits(32)
     report = Report(f"chaos, --kills {options.kills} --seed {options.seed}")
-    with tempfile.TemporaryDirectory() as folder:
-        for name in options.only.split(","):
-            step(f"{name} (--seed {options.seed})")
-            PARTS[name](report, pathlib.Path(folder), options)
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="chaos-"))
+    for name in options.only.split(","):
+        step(f"{name} (--seed {options.seed})")
+        try:
+            PARTS[name](report, folder, options)
+        except Exception as error:  # the other parts still have something to tell
+            traceback.print_exc()
+            report.check(name, 1, [f"broke off: {type(error).__name__}: {error}"])
+    if report.faults:
+        step(f"the folders and logs are kept in {folder}")
+    else:
+        shutil.rmtree(folder)
     report.finish()
 
 
