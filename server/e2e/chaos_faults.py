@@ -299,7 +299,6 @@ DAMAGES = {
     "a bit in its middle": lambda path: flip_bit(path, 0.5),
     "its last byte": lambda path: flip_bit(path, 0.999999),
     "gone": lambda path: path.unlink(),
-    "a folder": lambda path: (path.unlink(), path.mkdir()),
 }
 
 PARTS = {"disk-full": disk_full, "read-only": read_only, "busy": database_busy, "clock": clock_back,
