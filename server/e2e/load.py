@@ -8,7 +8,7 @@ numbers can be judged.
 
 The model is by default the tiny one of the goldens, of three megabytes: the memory is the server's own.
 
-usage: load.py BINARY [--queued 10000] [--readers 2000] [--model DIR|demo]
+usage: load.py BINARY [--queued 10000] [--readers 2000] [--model DIR|demo] [--dir DIR]
 """
 import argparse
 import asyncio
@@ -203,13 +203,15 @@ def main():
     parser.add_argument("--queued", type=int, default=10_000, help="videos that wait; at least 1000")
     parser.add_argument("--readers", type=int, default=2000, help="readers of one video's events")
     parser.add_argument("--model", default=str(GOLDEN_MODEL), help="a model folder, or demo")
+    parser.add_argument("--dir", help="where the data lies; /dev/shm leaves the disk out of the latencies")
     options = parser.parse_args()
     raise_open_files()
-    report = Report(f"load, --queued {options.queued} --readers {options.readers}, model {options.model}")
+    report = Report(f"load, --queued {options.queued} --readers {options.readers}, model {options.model}, "
+                    f"on {options.dir or tempfile.gettempdir()}")
     config = {"model.path": options.model, "retention.min_free_mib": 0, "queue.capacity": 2 * options.queued + 2000,
               # A thousand lines a second would be the load generator's doing, not the server's.
               "log.filter": "warn,cogvideox_server=info"}
-    with tempfile.TemporaryDirectory() as folder, Server(options.binary, folder, config) as server:
+    with tempfile.TemporaryDirectory(dir=options.dir) as folder, Server(options.binary, folder, config) as server:
         step(f"{options.queued} waiting, {options.readers} readers")
         asyncio.run(Load(server, report, options).run())
         report.number("orderly stop with everything waiting", f"{server.stop():.1f} s")
