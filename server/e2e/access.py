@@ -32,10 +32,15 @@ def stay_at_home(binary, folder):
 
 def without_keys(binary, folder):
     step("an open server takes any key, and nothing from the pages of others")
-    with Server(binary, folder, {"server.allowed_hosts": '["videos.internal"]'}) as server:
+    server = Server(binary, folder)
+    file = folder / "config.toml"
+    file.write_text('[server]\nallowed_hosts = ["videos.internal"]\n')
+    server.environment["COGVIDEOX_CONFIG"] = str(file)
+    with server:
         Client(server.base, "sk-anything").get("/v1/videos")
         port = server.base.rpartition(":")[2]
-        server.refused("GET", "/v1/videos", status=403, code="host_not_allowed", headers={"host": f"evil.example:{port}"})
+        headers = {"host": f"evil.example:{port}"}
+        server.refused("GET", "/v1/videos", status=403, code="host_not_allowed", headers=headers)
         for host in (f"localhost:{port}", "videos.internal"):
             server.get("/v1/videos", headers={"host": host})
         body = {"prompt": "x", "num_inference_steps": 1}
@@ -115,7 +120,7 @@ def limits_of_a_key(server):
     for _ in range(5):
         hasty.get("/v1/videos")
     answer = hasty.refused("GET", "/v1/videos", status=429, code="rate_limit_exceeded")
-    assert 0 < int(answer.headers["retry-after-ms"]) <= 12_000, f"expected 12 s at most, found {answer.headers['retry-after-ms']}"
+    assert 0 < int(answer.headers["retry-after-ms"]) <= 12_000, answer.headers["retry-after-ms"]
     server.get("/v1/videos")
 
 

@@ -19,7 +19,8 @@ import typing
 import urllib.error
 import urllib.request
 
-LOG_LINES_SHOWN = 40
+LOG_LINES_SHOWN = 30
+LOG_LINE_CHARS = 300
 
 
 def step(text):
@@ -211,7 +212,8 @@ class Server(Client):
             self.kill()
         if kind and self.log_path.exists():
             lines = self.log_path.read_text().splitlines()[-LOG_LINES_SHOWN:]
-            print("\n".join([f"e2e: the end of {self.log_path}:", *lines]), file=sys.stderr, flush=True)
+            shown = [re.sub(r',"target".*', "", line)[:LOG_LINE_CHARS] for line in lines]
+            print("\n".join([f"e2e: the end of {self.log_path}:", *shown]), file=sys.stderr, flush=True)
 
     def start(self, ready=True):
         """Starts it, and waits until it listens and, unless told otherwise, is ready."""

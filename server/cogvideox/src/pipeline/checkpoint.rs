@@ -130,8 +130,9 @@ fn foreign(problem: impl std::fmt::Display) -> Error {
 }
 
 fn state(header: &Header, tensors: &SafeTensors<'_>) -> Result<LoopState> {
-    let tensor =
-        |name: &str| -> Result<Tensor> { Ok(tensors.tensor(name).map_err(foreign)?.load(&Device::Cpu)?) };
+    let tensor = |name: &str| -> Result<Tensor> {
+        tensors.tensor(name).map_err(foreign)?.load(&Device::Cpu).map_err(foreign)
+    };
     let has_old = tensors.names().contains(&OLD_PRED_ORIGINAL_SAMPLE);
     let words = tensor(GENERATOR)?;
     let words = words.to_vec1().map_err(foreign)?;
@@ -156,9 +157,18 @@ impl CogVideoXPipeline {
     pub(super) fn resume(&self, checkpoint: &Checkpoint, run: &Run<'_>) -> Result<LoopState> {
         Fingerprint::of(self, run.params)?.check(&checkpoint.fingerprint)?;
         let mut state = checkpoint.state.clone();
+        self.check_state(&state, run)?;
+        state.latents = state.latents.to_device(&self.device)?;
+        let old = &mut state.scheduler.old_pred_original_sample;
+        *old = old.take().map(|old| old.to_device(&self.device)).transpose()?;
+        Ok(state)
+    }
+
+    /// Whole and of this run, it may still have been written by a faulty program.
+    fn check_state(&self, state: &LoopState, run: &Run<'_>) -> Result<()> {
         let timesteps = run.schedule.timesteps();
         if !(1..=timesteps.len()).contains(&state.step) {
-            return Err(expected("step", format!("1 to {}", timesteps.len()), state.step));
+            return Err(expected("step", format_args!("1 to {}", timesteps.len()), state.step));
         }
         let (timestep, old_dtype) = match run.params.scheduler {
             SchedulerKind::Ddim => (None, None),
@@ -180,15 +190,11 @@ impl CogVideoXPipeline {
             Err(expected(name, wanted.unwrap_or_else(none), found.unwrap_or_else(none)))
         };
         check(LATENTS, Some(self.dtype), Some(&state.latents))?;
-        check(OLD_PRED_ORIGINAL_SAMPLE, old_dtype, state.scheduler.old_pred_original_sample.as_ref())?;
-        state.latents = state.latents.to_device(&self.device)?;
-        let old = &mut state.scheduler.old_pred_original_sample;
-        *old = old.take().map(|old| old.to_device(&self.device)).transpose()?;
-        Ok(state)
+        check(OLD_PRED_ORIGINAL_SAMPLE, old_dtype, state.scheduler.old_pred_original_sample.as_ref())
     }
 }
 
-fn expected(what: &str, expected: String, found: impl std::fmt::Display) -> Error {
+fn expected(what: &str, expected: impl std::fmt::Display, found: impl std::fmt::Display) -> Error {
     Error::Checkpoint(format!("{what}: expected {expected}, found {found}"))
 }
 

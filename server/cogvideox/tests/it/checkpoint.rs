@@ -261,7 +261,7 @@ fn states_that_no_run_passes_through_are_refused() {
         (r#"\"step\":2"#, r#"\"step\":0"#, ["step: expected 1 to 4", "found 0"]),
         (r#"\"step\":2"#, r#"\"step\":5"#, ["step: expected 1 to 4", "found 5"]),
         (r#"\"step\":2"#, r#"\"step\":3"#, ["previous_timestep: expected", "749"]),
-        (r#"old_pred_original_sample"#, r#"old_pred_original_simple"#, ["old_pred_original_sample", "none"]),
+        ("old_pred_original_sample", "old_pred_original_simple", ["old_pred_original_sample", "none"]),
         ("[1,5,16,8,6]", "[5,1,16,8,6]", ["expected F32 [1, 5, 16, 8, 6]", "found F32 [5, 1, 16, 8, 6]"]),
     ] {
         assert_refused(&pipeline, &params, &edited(&bytes, from, to), &parts);

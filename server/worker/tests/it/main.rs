@@ -3,8 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its tools too")]
 
 mod bench;
+mod cancel;
+mod checkpoints;
 mod crash;
 mod endings;
 mod fake;
+mod files;
+mod hangs;
 mod leases;
+mod memory;
+mod previews;
 mod shutdown;
