@@ -38,7 +38,7 @@ class Ledger:
         self.jobs = {}
         self.faults = []
         self.counts = dict.fromkeys(["broken calls", "replayed submissions", "cancels", "deletes", "retries",
-                                     "priority changes", "downloads", "queue full"], 0)
+                                     "priority changes", "downloads", "asked to come later (429, 503)"], 0)
 
     def count(self, what):
         with self.lock:
@@ -84,7 +84,7 @@ class Actor(threading.Thread):
                 time.sleep(0.02)
                 continue
             if answer.status in (429, 503):
-                self.ledger.count("queue full")
+                self.ledger.count("asked to come later (429, 503)")
                 time.sleep(0.2)
                 continue
             if answer.status >= 500:
@@ -162,14 +162,14 @@ class Meddler(Actor):
         if answer.status == 200:
             self.ledger.count("retries")
             self.ledger.accept(answer.body, job.recipe)
-        elif answer.status != 400 or answer.body["error"]["code"] != "video_not_ready":
+        elif (answer.status, answer.body["error"]["code"]) != (400, "video_not_ready"):
             self.ledger.fault(f"retry of {job.id}: {answer.status} {answer.body}")
 
     def move(self, job, path):
         answer = self.call("PATCH", path, {"priority": self.rng.randint(-10, 10)})
         if answer.status == 200:
             self.ledger.count("priority changes")
-        elif answer.status != 400 or answer.body["error"]["code"] != "video_not_queued":
+        elif (answer.status, answer.body["error"]["code"]) != (409, "video_not_queued"):
             self.ledger.fault(f"priority of {job.id}: {answer.status} {answer.body}")
 
     def download(self, job, path):
