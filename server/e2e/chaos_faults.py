@@ -90,9 +90,7 @@ def disk_full(report, folder, options):
             server.until_step(server.create(num_inference_steps=LONG_STEPS, priority=9)["id"])
             running = server.get("/v1/videos?limit=1").body["data"][0]["id"]
             fill(server.data_dir / "filler")
-            slowest, refused = full_disk_answers(report, server)
-            report.number("disk full: slowest answer", f"{slowest * 1000:.0f} ms")
-            report.number("disk full: submissions refused", f"{refused} of 10")
+            try_to_submit(report, "disk full", server)
             (server.data_dir / "filler").unlink()
             expected |= dict.fromkeys([*waiting, running], ("completed", "failed"))
             began = time.monotonic()
@@ -102,22 +100,28 @@ def disk_full(report, folder, options):
             expected[after] = ("completed",)
             audit = audited(report, "disk full", server, expected)
             codes = {row["error_code"] for row in audit.rows.values() if row["error_code"]}
+            for status in ("completed", "failed"):
+                found = [row["status"] for row in audit.rows.values()].count(status)
+                report.number(f"disk full: videos {status} in the end", found)
             report.check("disk full: what failed says storage_failed", len(audit.rows), codes - {"storage_failed"})
             floor_reached(report, server)
 
 
-def full_disk_answers(report, server):
+def try_to_submit(report, name, server):
     """Reads go on; what cannot be written is refused with an error of the server's own."""
-    slowest, refused, faults = 0, 0, []
+    slowest, told, faults = 0, [], []
     for number in range(10):
         slowest = max(slowest, answers(server))
         answer = server.call("POST", "/v1/videos", {"prompt": "x", "num_inference_steps": 1}, expect=None)
-        refused += answer.status != 200
-        if answer.status not in (200, 500, 503) or (answer.status != 200 and not answer.body["error"]["code"]):
+        told.append(f"{answer.status} {'' if answer.status == 200 else answer.body['error']['code']}".strip())
+        if answer.status not in (200, 500, 503):
             faults.append(f"submission {number}: {answer.status} {answer.body}")
         time.sleep(0.3)
-    report.check("disk full: the server answers", 10, faults)
-    return slowest, refused
+    report.check(f"{name}: the server answers", 10, faults)
+    report.number(f"{name}: slowest read", f"{slowest * 1000:.0f} ms")
+    report.number(f"{name}: submissions", ", ".join(f"{told.count(word)} x {word}" for word in sorted(set(told))))
+    ready = server.call("GET", "/readyz", expect=None)
+    report.number(f"{name}: /readyz", f"{ready.status} {ready.body['reasons']}")
 
 
 def floor_reached(report, server):
@@ -153,9 +157,7 @@ def read_only(report, folder, options):
         long = server.create(num_inference_steps=LONG_STEPS, seed=1)["id"]
         server.until_step(long, 5)
         break_file_system(image)
-        slowest, refused = full_disk_answers(report, server)
-        report.number("read-only in mid-run: slowest answer", f"{slowest * 1000:.0f} ms")
-        report.number("read-only in mid-run: submissions refused", f"{refused} of 10")
+        try_to_submit(report, "read-only in mid-run", server)
         report.check("read-only in mid-run: the finished file is served", 1,
                      [] if server.get(f"/v1/videos/{done}/content").status == 200 else ["it is not"])
         server.kill()
@@ -196,9 +198,11 @@ def database_busy(report, folder, options):
         other = sqlite3.connect(server.data_dir / "queue.sqlite", timeout=10, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         began, slowest, faults, accepted = time.monotonic(), 0, [], []
+        told = []
         while time.monotonic() - began < 10:
             slowest = max(slowest, answers(server))
             answer = server.call("POST", "/v1/videos", {"prompt": "x", "num_inference_steps": 1}, expect=None)
+            told.append(answer.status)
             if answer.status == 200:
                 accepted.append(answer.body["id"])
             elif answer.status not in (500, 503) or not answer.body["error"]["code"]:
@@ -207,6 +211,7 @@ def database_busy(report, folder, options):
         other.close()
         if slowest > 1:
             faults.append(f"a read took {slowest:.1f} s")
+        report.number("database busy for 10 s: submissions", told)
         report.number("database busy for 10 s: slowest read", f"{slowest * 1000:.0f} ms")
         report.check("database busy for 10 s: the server answers", 1, faults)
         accepted.append(server.create(num_inference_steps=1)["id"])
@@ -267,7 +272,9 @@ def corrupt_checkpoint(report, folder, options):
             server.start()
             with server.events(video_id) as stream:
                 server.post("/v1/queue/resume")
-                first_steps[name] = next(event.data["step"] for event in stream if event.name == "video.progress")
+                # Not those of the text encoder, which count no steps.
+                steps = (event.data["step"] for event in stream if event.name == "video.progress")
+                first_steps[name] = next(filter(None, steps))
             video = server.completed(video_id)
             if video["sha256"] != expected or video["attempt"] != 2:
                 faults.append(f"{name}: attempt {video['attempt']}, other bytes: {video['sha256'] != expected}")
