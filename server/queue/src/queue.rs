@@ -256,7 +256,7 @@ fn count_busy(error: &Error) {
     if let Error::Database(error) = error
         && code(error).is_some_and(|code| code & 0xff == 5)
     {
-        metrics::counter!("cogvideox_db_busy_total").increment(1);
+        ::metrics::counter!("cogvideox_db_busy_total").increment(1);
     }
 }
 
