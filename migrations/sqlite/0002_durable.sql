@@ -27,15 +27,21 @@ ALTER TABLE videos ADD COLUMN files_bytes INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE videos ADD COLUMN peak_memory_bytes INTEGER;
 ALTER TABLE videos ADD COLUMN expired_at_ms INTEGER;
 
+-- What the videos of before would hold, had these columns been there.
+UPDATE videos SET
+    files_bytes = coalesce(output_bytes, 0),
+    cost = total_steps * (json_extract(params, '$.width') * json_extract(params, '$.height')
+                          * json_extract(params, '$.num_frames') / 1e6);
+
 DROP INDEX videos_by_turn;
 -- Serves the claim, the place in the line and what lies before it.
-CREATE INDEX videos_by_turn ON videos (status, priority DESC, turn, id, cost);
+CREATE INDEX videos_by_turn ON videos (status, priority DESC, turn, id, cost, owner);
 -- Serves the limits by key and a key's last turn.
 CREATE INDEX videos_by_owner_turn ON videos (status, owner, priority, turn);
 CREATE INDEX videos_by_owner ON videos (owner, id);
 CREATE INDEX videos_by_fingerprint ON videos (fingerprint, created_at_ms) WHERE fingerprint IS NOT NULL;
 -- Serves retention: the files that are there, the oldest first.
-CREATE INDEX videos_by_end ON videos (completed_at_ms, files_bytes) WHERE status = 'completed' AND expired_at_ms IS NULL;
+CREATE INDEX videos_by_end ON videos (completed_at_ms, id, files_bytes) WHERE status = 'completed' AND expired_at_ms IS NULL;
 
 -- Written with the change it tells of, in one transaction; never changed.
 CREATE TABLE events (

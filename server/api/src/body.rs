@@ -2,7 +2,7 @@
 //!
 //! axum's multipart reader and `form_urlencoded` do the parsing; this module picks one, counts bytes and turns
 //! every way to fail into an [`Error`]. An uploaded file is read to its end, so that the client gets to hear the
-//! answer, and dropped.
+//! answer, and dropped but for its first bytes.
 
 use axum::RequestExt;
 use axum::body::Body;
@@ -13,6 +13,9 @@ use axum::http::{StatusCode, header};
 use crate::error::{Code, Error, Result};
 use crate::fields::{Field, Fields};
 use crate::state::AppState;
+
+/// Bytes of a file that tell what it is.
+const HEAD_BYTES: usize = 12;
 
 impl FromRequest<AppState> for Fields {
     type Rejection = Error;
@@ -74,6 +77,8 @@ async fn read_multipart(mut form: Multipart, max_text_bytes: usize) -> Result<Fi
         let mut bytes = Vec::new();
         while let Some(chunk) = part.chunk().await.map_err(|error| not_multipart(&error))? {
             if is_file {
+                let missing = HEAD_BYTES - bytes.len();
+                bytes.extend_from_slice(&chunk[..missing.min(chunk.len())]);
                 continue;
             }
             text_bytes += chunk.len();
@@ -83,7 +88,7 @@ async fn read_multipart(mut form: Multipart, max_text_bytes: usize) -> Result<Fi
             bytes.extend_from_slice(&chunk);
         }
         if is_file {
-            fields.insert(&name, Field::File)?;
+            fields.insert(&name, Field::File { head: bytes })?;
         } else {
             let text = String::from_utf8(bytes).map_err(|_| {
                 Error::param(Code::InvalidRequest, &name, format!("'{name}' is not valid UTF-8"))

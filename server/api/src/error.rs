@@ -1,16 +1,13 @@
 //! Every refusal this crate can answer with: the error type, the table of codes, and the one JSON envelope.
 //!
 //! Relies on the names and numbers of HTTP only. Handlers return [`Error`]; it becomes a response without a
-//! body that carries an [`ErrorBody`], and [`envelope`], the outermost layer but the request id's, writes the
+//! body that carries an [`ErrorBody`], and the layer of [`crate::envelope`] writes the
 //! JSON. So a refusal made by a handler, by the router (404, 405), by a layer (408, 413) or by a panic has the
 //! same shape, and an internal failure always quotes its request id and never its cause.
 
 use std::time::Duration;
 
-use axum::Json;
-use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -20,6 +17,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// Header with which a caller and this server name one exchange.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
 macro_rules! code_table {
@@ -100,16 +98,40 @@ code_table! {
     InvalidCursor = BAD_REQUEST "invalid_cursor";
     /// Not a variant of a video's content.
     UnknownVariant = BAD_REQUEST "unknown_variant";
-    /// A variant of a video's content that this server does not make.
-    UnsupportedVariant = BAD_REQUEST "unsupported_variant";
+    /// A field of a feature that this server does not have or has switched off.
+    UnsupportedParameter = BAD_REQUEST "unsupported_parameter";
+    /// A webhook's URL that this server will not call.
+    InvalidWebhookUrl = BAD_REQUEST "invalid_webhook_url";
+    /// A file that is no PNG, JPEG or WebP image.
+    InvalidImage = BAD_REQUEST "invalid_image";
+    /// An `Idempotency-Key` that is not 1 to 255 visible ASCII characters.
+    InvalidIdempotencyKey = BAD_REQUEST "invalid_idempotency_key";
+    /// A prompt that this server's operator does not allow.
+    PromptRefused = BAD_REQUEST "prompt_refused";
     /// The video is not finished yet.
     VideoNotReady = BAD_REQUEST "video_not_ready";
     /// The video was cancelled; it has no content.
     Cancelled = BAD_REQUEST "cancelled";
+    /// This server asks for an API key, and none came.
+    MissingApiKey = UNAUTHORIZED "missing_api_key";
+    /// Not an API key of this server, or a revoked one.
+    InvalidApiKey = UNAUTHORIZED "invalid_api_key";
+    /// The ticket was used, is too old or never was.
+    InvalidTicket = UNAUTHORIZED "invalid_ticket";
+    /// The API key is not good for this.
+    PermissionDenied = FORBIDDEN "permission_denied";
+    /// A change asked for by a page of another origin.
+    CrossSiteRequest = FORBIDDEN "cross_site_request";
+    /// A `Host` that is not a name of this server.
+    HostNotAllowed = FORBIDDEN "host_not_allowed";
     /// No route has this path.
     NotFound = NOT_FOUND "not_found";
     /// No video has this id.
     VideoNotFound = NOT_FOUND "video_not_found";
+    /// The video was made without this variant of its content.
+    VariantNotAvailable = NOT_FOUND "variant_not_available";
+    /// The video's files were removed to make room.
+    VideoExpired = GONE "video_expired";
     /// No model has this id.
     ModelNotFound = NOT_FOUND "model_not_found";
     /// The path exists, with other methods (see the `allow` header).
@@ -118,12 +140,22 @@ code_table! {
     RequestTimeout = REQUEST_TIMEOUT "request_timeout";
     /// A cancellation that the worker has not carried out yet.
     CancellationInProgress = CONFLICT "cancellation_in_progress";
+    /// Only a video that waits can be moved.
+    VideoNotQueued = CONFLICT "video_not_queued";
     /// The body is larger than allowed.
     PayloadTooLarge = PAYLOAD_TOO_LARGE "payload_too_large";
     /// Not a content type this endpoint reads.
     UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE "unsupported_media_type";
     /// The byte range asked for lies outside the file.
     RangeNotSatisfiable = RANGE_NOT_SATISFIABLE "range_not_satisfiable";
+    /// The idempotency key came with another request before.
+    IdempotencyKeyReuse = UNPROCESSABLE_ENTITY "idempotency_key_reuse";
+    /// More requests a minute than the API key may make.
+    RateLimitExceeded = TOO_MANY_REQUESTS "rate_limit_exceeded";
+    /// As many event streams are open as may be.
+    TooManyStreams = TOO_MANY_REQUESTS "too_many_streams";
+    /// As many tickets wait to be used as may.
+    TooManyTickets = TOO_MANY_REQUESTS "too_many_tickets";
     /// The queue holds as many waiting videos as it may.
     QueueFull = TOO_MANY_REQUESTS "queue_full";
     /// The server failed; its log has the cause under the request id.
@@ -134,6 +166,17 @@ code_table! {
     ServerDraining = SERVICE_UNAVAILABLE "server_draining";
     /// The worker stopped working; the server must be restarted.
     WorkerFailed = SERVICE_UNAVAILABLE "worker_failed";
+    /// The disk is full but for its reserve.
+    InsufficientStorage = SERVICE_UNAVAILABLE "insufficient_storage";
+    /// The prompt could not be checked.
+    PromptCheckUnavailable = SERVICE_UNAVAILABLE "prompt_check_unavailable";
+}
+
+impl Code {
+    /// Whether the openai client, which retries these statuses, must be told that it is of no use.
+    const fn is_final(self) -> bool {
+        matches!(self, Self::VideoNotQueued | Self::InsufficientStorage)
+    }
 }
 
 /// What a handler refuses or fails with.
@@ -185,6 +228,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// The entry of the table that is nearest, for counting.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::Refused { code, .. } | Self::TryLater { code, .. } => *code,
+            Self::RangeNotSatisfiable { .. } => Code::RangeNotSatisfiable,
+            Self::Queue(queue::Error::NotFound(_)) => Code::VideoNotFound,
+            Self::VideoFailed { .. } => Code::VideoNotReady,
+            Self::Queue(_) | Self::Store(_) | Self::Read(_) => Code::Internal,
+        }
+    }
+
     pub(crate) fn refused(code: Code, message: impl Into<String>) -> Self {
         Self::Refused { code, param: None, message: message.into() }
     }
@@ -221,6 +275,10 @@ pub struct ErrorBody {
 pub enum ErrorType {
     /// The request is at fault.
     InvalidRequestError,
+    /// Who asks is not known.
+    AuthenticationError,
+    /// Who asks may not.
+    PermissionError,
     /// What was asked for does not exist.
     NotFoundError,
     /// Too much was asked for at once.
@@ -232,7 +290,9 @@ pub enum ErrorType {
 impl From<StatusCode> for ErrorType {
     fn from(status: StatusCode) -> Self {
         match status {
-            StatusCode::NOT_FOUND => Self::NotFoundError,
+            StatusCode::UNAUTHORIZED => Self::AuthenticationError,
+            StatusCode::FORBIDDEN => Self::PermissionError,
+            StatusCode::NOT_FOUND | StatusCode::GONE => Self::NotFoundError,
             StatusCode::TOO_MANY_REQUESTS => Self::RateLimitExceeded,
             status if status.is_server_error() => Self::ServerError,
             _ => Self::InvalidRequestError,
@@ -245,7 +305,15 @@ impl IntoResponse for Error {
         let mut headers = HeaderMap::new();
         let message = self.to_string();
         let (status, code, param) = match self {
-            Self::Refused { code, param, .. } => (code.status(), code.as_str().to_owned(), param),
+            Self::Refused { code, param, .. } => {
+                if code.is_final() {
+                    headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
+                }
+                if code.status() == StatusCode::UNAUTHORIZED {
+                    headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                }
+                (code.status(), code.as_str().to_owned(), param)
+            }
             Self::TryLater { code, after, .. } => {
                 retry_headers(&mut headers, after);
                 (code.status(), code.as_str().to_owned(), None)
@@ -287,54 +355,7 @@ pub(crate) fn video_not_found(id: &str) -> Error {
     Error::param(Code::VideoNotFound, "video_id", format!("no video has the id '{id}'"))
 }
 
-/// A response that [`envelope`] gives its body.
+/// A response that [`crate::envelope`] gives its body.
 pub(crate) fn status_response(status: StatusCode) -> Response {
     status.into_response()
-}
-
-/// Gives every refusal its JSON body.
-pub(crate) async fn envelope(request: Request, next: Next) -> Response {
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let request_id = request.headers().get(X_REQUEST_ID).cloned();
-    let mut response = next.run(request).await;
-    let status = response.status();
-    if !(status.is_client_error() || status.is_server_error()) {
-        return response;
-    }
-    let body = match response.extensions_mut().remove::<ErrorBody>() {
-        Some(body) => body,
-        None if is_json(response.headers()) => return response,
-        None => {
-            let request_id = request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or("unknown");
-            let (code, message) = match status {
-                StatusCode::NOT_FOUND => (Code::NotFound, format!("no route has the path '{path}'")),
-                StatusCode::METHOD_NOT_ALLOWED => {
-                    (Code::MethodNotAllowed, format!("'{path}' does not take the method {method}"))
-                }
-                StatusCode::REQUEST_TIMEOUT => {
-                    (Code::RequestTimeout, "the request was not received or answered in time".to_owned())
-                }
-                StatusCode::PAYLOAD_TOO_LARGE => {
-                    (Code::PayloadTooLarge, "the body is larger than this server accepts".to_owned())
-                }
-                status if status.is_client_error() => {
-                    (Code::InvalidRequest, "the request is not well formed".to_owned())
-                }
-                _ => (
-                    Code::Internal,
-                    format!("the server failed; its log has the cause under request id {request_id}"),
-                ),
-            };
-            ErrorBody { message, r#type: status.into(), param: None, code: code.as_str().to_owned() }
-        }
-    };
-    let mut headers = std::mem::take(response.headers_mut());
-    // They describe the body that is being replaced.
-    headers.remove(header::CONTENT_TYPE);
-    headers.remove(header::CONTENT_LENGTH);
-    (status, headers, Json(ErrorEnvelope { error: body })).into_response()
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/json"))
 }

@@ -20,13 +20,15 @@ pub(crate) enum Field {
     Text(String),
     /// `name[key]=value` fields of a form, gathered.
     Group(BTreeMap<String, String>),
-    /// An uploaded file; what it holds is not kept.
-    File,
+    /// An uploaded file; only its first bytes are kept, which tell what it is.
+    File {
+        head: Vec<u8>,
+    },
 }
 
 impl Field {
     /// What the field is, for a message to its sender.
-    fn found(&self) -> String {
+    pub(crate) fn found(&self) -> String {
         match self {
             Self::Json(Value::Null) => "null".to_owned(),
             Self::Json(Value::Bool(value)) => format!("the boolean {value}"),
@@ -35,7 +37,7 @@ impl Field {
             Self::Json(Value::Array(_)) => "an array".to_owned(),
             Self::Json(Value::Object(_)) | Self::Group(_) => "an object".to_owned(),
             Self::Text(text) => format!("the text {}", quoted(text)),
-            Self::File => "a file".to_owned(),
+            Self::File { .. } => "a file".to_owned(),
         }
     }
 
@@ -196,6 +198,11 @@ impl Fields {
             other => Err(wrong_type(&format!("{name}[{key}]"), "a string", &Field::Json(other))),
         });
         members.collect::<Result<_>>().map(Some)
+    }
+
+    /// The names of the fields that nothing has taken.
+    pub(crate) fn into_names(self) -> impl Iterator<Item = String> {
+        self.0.into_keys()
     }
 
     /// Refuses a field that nothing has taken.

@@ -5,20 +5,38 @@
 //! neither worker nor device: it has no model, no tokenizer and no SQL. What it must be told about the model it is
 //! told by the binary, in a [`ModelCard`] and a [`CountTokens`].
 
+mod auth;
 mod body;
+mod browser;
 mod create;
+mod envelope;
 mod error;
 mod fields;
+mod leftover;
 mod model;
 mod openapi;
+mod page;
+mod prefer;
+mod prompt;
 mod query;
+mod rates;
 mod router;
 mod routes;
+mod sse;
 mod state;
+mod submission;
+mod submit;
+mod tickets;
+mod traffic;
 mod video;
 
 pub use error::{Code, Error, ErrorBody, ErrorEnvelope, ErrorType, Result};
+pub use futures_util::future::BoxFuture;
 pub use model::{CountTokens, FrameLattice, ModelCard, ModelCatalog, Scheduler, Size, StepRule};
 pub use openapi::{openapi, openapi_yaml};
+pub use prompt::{PromptCheck, PromptToCheck, PromptVerdict, RefinePrompt};
+pub use rates::RequestRates;
 pub use router::router;
-pub use state::{AppState, Health, Limits};
+pub use sse::Streams;
+pub use state::{Access, AppState, CheckWebhookUrl, FreeBytes, Health, Limits};
+pub use tickets::Tickets;

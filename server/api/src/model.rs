@@ -92,6 +92,8 @@ pub enum Scheduler {
 }
 
 impl Scheduler {
+    pub(crate) const ALL: [Self; 2] = [Self::Ddim, Self::Dpm];
+
     /// The name in requests and in the job's parameters.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -101,7 +103,7 @@ impl Scheduler {
     }
 
     pub(crate) fn parse(name: &str) -> Option<Self> {
-        [Self::Ddim, Self::Dpm].into_iter().find(|scheduler| scheduler.as_str() == name)
+        Self::ALL.into_iter().find(|scheduler| scheduler.as_str() == name)
     }
 }
 

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use axum::http::StatusCode;
 use utoipa::openapi::header::{Header, HeaderBuilder};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
     Content, OpenApi, PathItem, Ref, RefOr, Response, ResponseBuilder, Responses, encoding::EncodingBuilder,
     path::Operation, path::ParameterStyle,
@@ -18,20 +19,25 @@ use utoipa::{IntoResponses, OpenApi as _};
 use crate::error::{Code, ErrorEnvelope, X_REQUEST_ID};
 use crate::router::routes;
 use crate::routes::content::{Download, Variant};
-use crate::routes::events::{ProgressEvent, StageEvent, StreamError};
 use crate::routes::videos::SortOrder;
+use crate::sse::kind::{PreviewEvent, ProgressEvent, StageEvent, StreamError};
+
+/// The security scheme's name.
+const API_KEY: &str = "api_key";
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
     info(title = "CogVideoX server", license(name = "Apache-2.0", identifier = "Apache-2.0")),
     tags(
         (name = "videos", description = "Making videos. The shapes of OpenAI's Videos API, and more fields."),
+        (name = "queue", description = "The queue as a whole."),
         (name = "models", description = "What the models of this server take."),
         (name = "health", description = "For whoever runs the server."),
     ),
     // Those that only parameters, refusals and events name.
     components(schemas(
-        ErrorEnvelope, SortOrder, Variant, Download, StageEvent, ProgressEvent, StreamError,
+        ErrorEnvelope, SortOrder, Variant, Download, StageEvent, ProgressEvent,
+        PreviewEvent, StreamError,
     )),
 )]
 struct Document;
@@ -45,6 +51,14 @@ pub fn openapi() -> OpenApi {
     env!("CARGO_PKG_VERSION").clone_into(&mut document.info.version);
     document.info.description = Some(description());
     document.info.contact = None;
+    // Either of them: a server without keys asks for none.
+    document.security =
+        Some(vec![SecurityRequirement::new::<_, _, &str>(API_KEY, []), SecurityRequirement::default()]);
+    let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(
+        "An API key, `cvx_...`, as soon as the server has any (`features.api_keys` of `GET /v1/capabilities`).",
+    ));
+    let schemes = &mut document.components.get_or_insert_default().security_schemes;
+    schemes.insert(API_KEY.to_owned(), SecurityScheme::Http(scheme.build()).into());
     let shared = &mut document.components.get_or_insert_default().headers;
     shared.insert(X_REQUEST_ID.to_string(), header("Names this exchange in the server's log.").into());
     for item in document.paths.paths.values_mut() {
@@ -80,7 +94,7 @@ fn description() -> String {
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
-    [&mut item.get, &mut item.head, &mut item.post, &mut item.delete].into_iter().flatten()
+    [&mut item.get, &mut item.head, &mut item.post, &mut item.delete, &mut item.patch].into_iter().flatten()
 }
 
 fn header(meaning: &str) -> Header {
@@ -113,39 +127,96 @@ macro_rules! error_sets {
     )+};
 }
 
+/// What a route that wants to know who asks may answer.
+const CALLER: &[Code] = &[
+    Code::MissingApiKey,
+    Code::InvalidApiKey,
+    Code::PermissionDenied,
+    Code::CrossSiteRequest,
+    Code::HostNotAllowed,
+    Code::RateLimitExceeded,
+];
+
+/// What a route that makes a video may answer.
+const SUBMIT: &[Code] = &[
+    Code::InvalidRequest,
+    Code::PromptTooLong,
+    Code::InvalidIdempotencyKey,
+    Code::PromptRefused,
+    Code::ModelNotFound,
+    Code::IdempotencyKeyReuse,
+    Code::QueueFull,
+    Code::ModelNotReady,
+    Code::ServerDraining,
+    Code::WorkerFailed,
+    Code::InsufficientStorage,
+    Code::PromptCheckUnavailable,
+];
+
+/// What a route with a body of fields may answer.
+const FIELDS: &[Code] = &[
+    Code::MissingRequiredParameter,
+    Code::UnknownParameter,
+    Code::DuplicateParameter,
+    Code::InvalidType,
+    Code::UnsupportedMediaType,
+];
+
+/// What a route that opens an event stream may answer.
+const STREAM: &[Code] = &[
+    Code::InvalidTicket,
+    Code::InvalidType,
+    Code::UnknownParameter,
+    Code::DuplicateParameter,
+    Code::TooManyStreams,
+];
+
 /// What any route may answer.
 const COMMON: &[Code] = &[Code::PayloadTooLarge, Code::RequestTimeout, Code::Internal];
 
 error_sets! {
     /// Refusals of a route that takes nothing.
     CommonErrors = [] + [COMMON];
+    /// Refusals of a route that takes nothing but an API key.
+    CallerErrors = [] + [CALLER, COMMON];
     /// Refusals of a route about one model.
     ModelErrors = [InvalidRequest, ModelNotFound] + [COMMON];
     /// Refusals of a route about one video.
-    LookupErrors = [InvalidRequest, VideoNotFound] + [COMMON];
+    LookupErrors = [InvalidRequest, VideoNotFound] + [CALLER, COMMON];
+    /// Refusals of following one video.
+    FollowErrors = [InvalidRequest, VideoNotFound] + [STREAM, CALLER, COMMON];
+    /// Refusals of following all videos.
+    FollowAllErrors = [] + [STREAM, CALLER, COMMON];
+    /// Refusals of a ticket.
+    TicketErrors = [TooManyTickets] + [CALLER, COMMON];
     /// Refusals of cancelling.
-    CancelErrors = [InvalidRequest, VideoNotFound] + [COMMON];
+    CancelErrors = [InvalidRequest, VideoNotFound] + [CALLER, COMMON];
+    /// Refusals of changing.
+    ChangeErrors = [InvalidRequest, InvalidPriority, VideoNotFound, VideoNotQueued] + [FIELDS, CALLER, COMMON];
+    /// Refusals of remixing.
+    RemixErrors = [EmptyPrompt, VideoNotReady, VideoNotFound] + [FIELDS, SUBMIT, CALLER, COMMON];
+    /// Refusals of making once more.
+    RetryErrors = [VideoNotReady, VideoNotFound] + [SUBMIT, CALLER, COMMON];
     /// Refusals of deleting.
-    DeleteErrors = [InvalidRequest, VideoNotFound, CancellationInProgress] + [COMMON];
+    DeleteErrors = [InvalidRequest, VideoNotFound, CancellationInProgress] + [CALLER, COMMON];
     /// Refusals of listing.
     ListErrors = [
         InvalidType, UnknownParameter, DuplicateParameter, InvalidLimit, InvalidOrder, InvalidCursor,
-    ] + [COMMON];
+    ] + [CALLER, COMMON];
     /// Refusals of downloading.
     ContentErrors = [
-        InvalidRequest, InvalidType, UnknownParameter, DuplicateParameter, UnknownVariant, UnsupportedVariant,
-        VideoNotReady, Cancelled, VideoNotFound, RangeNotSatisfiable,
-    ] + [COMMON];
+        InvalidRequest, InvalidType, UnknownParameter, DuplicateParameter, UnknownVariant, VideoNotReady,
+        Cancelled, VideoNotFound, VariantNotAvailable, VideoExpired, RangeNotSatisfiable,
+    ] + [CALLER, COMMON];
     /// Refusals of what OpenAI's API has and this server does not do.
     UnsupportedErrors = [UnsupportedOperation] + [COMMON];
     /// Refusals of making a video.
     CreateErrors = [
-        InvalidRequest, MissingRequiredParameter, UnknownParameter, DuplicateParameter, InvalidType,
-        ConflictingParameters, EmptyPrompt, PromptTooLong, UnsupportedSize, InvalidSeconds, UnsupportedNumFrames,
-        UnsupportedFps, UnsupportedNumInferenceSteps, InvalidGuidanceScale, UnsupportedScheduler, InvalidSeed,
-        InvalidPriority, InvalidMetadata, UnsupportedN, UnsupportedInputReference, UnsupportedOperation,
-        ModelNotFound, UnsupportedMediaType, QueueFull, ModelNotReady, ServerDraining, WorkerFailed,
-    ] + [COMMON];
+        ConflictingParameters, EmptyPrompt, UnsupportedSize, InvalidSeconds, UnsupportedNumFrames, UnsupportedFps,
+        UnsupportedNumInferenceSteps, InvalidGuidanceScale, UnsupportedScheduler, InvalidSeed, InvalidPriority,
+        InvalidMetadata, UnsupportedN, UnsupportedInputReference, InvalidImage, UnsupportedOperation,
+        UnsupportedParameter, InvalidWebhookUrl,
+    ] + [FIELDS, SUBMIT, CALLER, COMMON];
 }
 
 fn error_responses(codes: &[&[Code]]) -> BTreeMap<String, RefOr<Response>> {
@@ -173,6 +244,7 @@ fn headers(status: StatusCode) -> &'static [(&'static str, &'static str)] {
         StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
             &[("retry-after", "Seconds to wait."), ("retry-after-ms", "Milliseconds to wait.")]
         }
+        StatusCode::UNAUTHORIZED => &[("www-authenticate", "`Bearer`.")],
         StatusCode::RANGE_NOT_SATISFIABLE => &[("content-range", "Length of the file.")],
         _ => &[],
     }

@@ -1,9 +1,10 @@
 //! Every URL on one page, and what happens around each request.
 //!
-//! From the outside in: a request id, headers kept out of the log, the log, the id on the answer, `nosniff`, the
-//! error envelope, panics, the body limit; then, except for streams and downloads, the timeout.
+//! From the outside in: the measuring of traffic, a request id, headers kept out of the log, the log, the id on the answer, CORS, `nosniff`,
+//! the error envelope, panics, the body limit; then, except for streams and downloads, the timeout.
 
 use std::any::Any;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -12,6 +13,7 @@ use axum::middleware::from_fn;
 use axum::response::Response;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowHeaders, AllowMethods, CorsLayer, ExposeHeaders};
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::request_id::{MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
 use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
@@ -22,27 +24,44 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::error::{X_REQUEST_ID, ascii, envelope, status_response};
-use crate::routes::{content, events, health, models, videos};
+use crate::envelope::envelope;
+use crate::leftover::read_leftover;
+use crate::error::{X_REQUEST_ID, ascii, status_response};
+use crate::page;
+use crate::routes::{
+    capabilities, content, create, events, health, line, metrics, models, tickets, unsupported, videos,
+};
 use crate::state::AppState;
+use crate::traffic::measure;
 
 /// The routes with a timeout, and those that may last.
 pub(crate) fn routes() -> (OpenApiRouter<AppState>, OpenApiRouter<AppState>) {
     let quick = OpenApiRouter::default()
-        .routes(routes!(videos::create, videos::list))
-        .routes(routes!(videos::get, videos::delete))
+        .routes(routes!(videos::list))
+        .routes(routes!(videos::get, videos::delete, videos::change))
         .routes(routes!(videos::cancel))
-        .routes(routes!(videos::edits))
-        .routes(routes!(videos::extensions))
-        .routes(routes!(videos::characters))
+        .routes(routes!(create::remix))
+        .routes(routes!(create::retry))
+        .routes(routes!(unsupported::edits))
+        .routes(routes!(unsupported::extensions))
+        .routes(routes!(unsupported::characters))
+        .routes(routes!(line::get))
+        .routes(routes!(line::pause))
+        .routes(routes!(line::resume))
+        .routes(routes!(capabilities::get))
+        .routes(routes!(tickets::create))
+        .routes(routes!(metrics::metrics))
         .routes(routes!(models::list))
         .routes(routes!(models::get))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
         .routes(routes!(health::healthz));
     let streams = OpenApiRouter::default()
+        // Waits as long as the client prefers, and keeps the timeout until then itself.
+        .routes(routes!(create::create))
         .routes(routes!(content::download, content::head))
-        .routes(routes!(events::follow));
+        .routes(routes!(events::follow))
+        .routes(routes!(events::follow_all));
     (quick, streams)
 }
 
@@ -51,24 +70,39 @@ pub fn router(state: AppState) -> Router {
     let (quick, streams) = routes();
     let timeout = TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, state.limits.request_timeout);
     let around = ServiceBuilder::new()
+        .layer(from_fn(measure))
         .map_request(drop_odd_request_id)
         .layer(SetRequestIdLayer::new(X_REQUEST_ID, FreshRequestId))
         .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION, header::COOKIE]))
         // A failure is logged where it is handled, with its cause.
         .layer(TraceLayer::new_for_http().make_span_with(span).on_failure(()))
         .layer(PropagateRequestIdLayer::new(X_REQUEST_ID))
+        .option_layer(cors(&state.access.cors_origins))
         .layer(SetResponseHeaderLayer::if_not_present(
             header::X_CONTENT_TYPE_OPTIONS,
             HeaderValue::from_static("nosniff"),
         ))
         .layer(from_fn(envelope))
+        .layer(from_fn(read_leftover))
         .layer(CatchPanicLayer::custom(panicked))
         // axum's own limit of 2 MB would come before ours.
         .layer(DefaultBodyLimit::disable())
         .layer(RequestBodyLimitLayer::new(state.limits.max_body_bytes));
     let (quick, _) = quick.layer(timeout).split_for_parts();
     let (streams, _) = streams.split_for_parts();
-    quick.merge(streams).layer(around).with_state(state)
+    quick.merge(streams).merge(page::routes()).layer(around).with_state(state)
+}
+
+/// Lets pages of the listed origins ask and read; without origins no answer says anything about CORS, and browsers
+/// keep it to the server's own page. Never with credentials: an API key is sent by the page itself.
+fn cors(origins: &[String]) -> Option<CorsLayer> {
+    let origins: Vec<HeaderValue> = origins.iter().filter_map(|origin| origin.parse().ok()).collect();
+    let cors = CorsLayer::new()
+        .allow_methods(AllowMethods::mirror_request())
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(ExposeHeaders::any())
+        .max_age(Duration::from_mins(10));
+    (!origins.is_empty()).then(|| cors.allow_origin(origins))
 }
 
 /// A caller's request id is kept if it is one line of plain characters: it goes into the log.
@@ -96,7 +130,7 @@ impl MakeRequestId for FreshRequestId {
 
 fn span<B>(request: &Request<B>) -> tracing::Span {
     let id = request.headers().get(X_REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
-    tracing::info_span!("request", http.method = %request.method(), http.path = request.uri().path(), request.id = id)
+    tracing::info_span!("request", http.method = %request.method(), http.path = request.uri().path(), request.id = id, api_key.name = tracing::field::Empty)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature is tower-http's")]

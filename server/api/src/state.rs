@@ -5,12 +5,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use queue::{Clock, Queue};
+use futures_util::future::BoxFuture;
+use queue::{ApiKeys, Clock, Queue};
 use store::VideoStore;
 use tokio::sync::watch;
 
 use crate::error::{Code, Error, Result};
 use crate::model::{CountTokens, ModelCatalog};
+use crate::prompt::{PromptCheck, RefinePrompt};
+use crate::rates::RequestRates;
+use crate::sse::Streams;
+use crate::tickets::Tickets;
 
 /// Whether the part behind the queue can work.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +47,16 @@ pub struct Limits {
     pub retry_after: Duration,
     /// What `openai-poll-after-ms` says; clients keep the first value for the whole job.
     pub poll_after: Duration,
+    /// The longest that a request for a video waits for its end, if it asks to (`Prefer: wait=N`).
+    pub max_wait: Duration,
+    /// Bytes that stay free on the disk: with fewer no new video is taken.
+    pub min_free_bytes: u64,
+    /// Event streams that one API key may have open, or everybody together where there are none.
+    pub max_streams_per_key: usize,
+    /// Event streams that may be open in all.
+    pub max_streams: usize,
+    /// Whether `sora-2` and `sora-2-pro` mean the default model.
+    pub accept_sora_names: bool,
 }
 
 impl Default for Limits {
@@ -54,9 +69,32 @@ impl Default for Limits {
             delete_wait: Duration::from_secs(10),
             retry_after: Duration::from_secs(15),
             poll_after: Duration::from_secs(1),
+            max_wait: Duration::from_mins(10),
+            min_free_bytes: 0,
+            max_streams_per_key: 4096,
+            max_streams: 8192,
+            accept_sora_names: false,
         }
     }
 }
+
+/// Which browsers may ask. Lower case, as browsers write them.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// Origins, such as `https://studio.example.org`, whose pages may read the answers.
+    pub cors_origins: Vec<String>,
+    /// Names of this server, without port, beyond loopback names and IP addresses. Looked at while there are no
+    /// API keys: a name that an attacker resolves to this machine is not one of them.
+    pub allowed_hosts: Vec<String>,
+    /// Whether `/metrics` asks for an API key.
+    pub metrics_need_key: bool,
+}
+
+/// Free bytes of the disk that the files lie on; none where that cannot be told.
+pub type FreeBytes = Arc<dyn Fn() -> BoxFuture<'static, Option<u64>> + Send + Sync>;
+
+/// Says why a webhook's URL will not be called, if it will not.
+pub type CheckWebhookUrl = Arc<dyn Fn(&str) -> std::result::Result<(), String> + Send + Sync>;
 
 /// Everything a handler can reach.
 #[derive(Clone)]
@@ -75,6 +113,30 @@ pub struct AppState {
     pub limits: Limits,
     /// The time; the queue's own clock.
     pub clock: Arc<dyn Clock>,
+    /// Who may ask; while there is no key, everybody.
+    pub api_keys: ApiKeys,
+    /// How often each key asked of late.
+    pub rates: RequestRates,
+    /// The open event streams.
+    pub streams: Streams,
+    /// The tickets that were given out.
+    pub tickets: Tickets,
+    /// Which browsers may ask.
+    pub access: Access,
+    /// How much room there is.
+    pub free_bytes: FreeBytes,
+    /// Looks at a webhook's URL; none where no webhooks are called.
+    pub check_webhook_url: Option<CheckWebhookUrl>,
+    /// Decides whether a video may be made of a prompt; none where every prompt may.
+    pub prompt_check: Option<Arc<dyn PromptCheck>>,
+    /// Refines prompts; none where that is not offered.
+    pub refine_prompt: Option<Arc<dyn RefinePrompt>>,
+    /// Writes out the metrics, as Prometheus reads them.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// How long the files of a finished video are kept; forever if none.
+    pub retention_age: Option<Duration>,
+    /// Whether the worker shows pictures of a video while it makes it.
+    pub previews: bool,
 }
 
 impl AppState {
@@ -87,5 +149,20 @@ impl AppState {
             Health::Failed(_) => (Code::WorkerFailed, "the worker stopped; the server must be restarted"),
         };
         Err(Error::TryLater { code, message: message.to_owned(), after: self.limits.retry_after })
+    }
+
+    /// Refuses when the disk has no room for another video.
+    pub(crate) async fn has_room(&self) -> Result<()> {
+        let least = self.limits.min_free_bytes;
+        match (self.free_bytes)().await {
+            Some(free) if free < least => {
+                tracing::warn!(free_bytes = free, min_free_bytes = least, "no room for another video");
+                Err(Error::refused(
+                    Code::InsufficientStorage,
+                    "the server's disk has no room for another video",
+                ))
+            }
+            _ => Ok(()),
+        }
     }
 }

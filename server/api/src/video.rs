@@ -3,15 +3,17 @@
 //! Made from the queue's row, which stays the queue's business: no field here is a column, and clients may read
 //! nothing that is not listed here. Knows no model.
 
+mod show;
+
 use std::collections::BTreeMap;
 
-use queue::{Status, VideoId};
+use queue::VideoId;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::error::Result;
 use crate::model::Scheduler;
-use crate::state::AppState;
+
+pub(crate) use show::{show, show_all};
 
 /// One video: a job while it is made, and a file afterwards.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -27,7 +29,7 @@ pub(crate) struct Video {
     pub(crate) status: VideoStatus,
     /// The state.
     pub(crate) state: VideoState,
-    /// Percent done; 100 only when completed, never falls within an attempt.
+    /// Percent done; 100 only when completed, never falls.
     #[schema(maximum = 100)]
     pub(crate) progress: u8,
     /// Unix seconds of the request.
@@ -38,7 +40,7 @@ pub(crate) struct Video {
     /// Unix seconds at which it ended, however it ended.
     #[schema(required)]
     pub(crate) completed_at: Option<i64>,
-    /// Always null: files stay until the video is deleted.
+    /// Unix seconds at which its files go, or went, to make room; null while that is not known.
     #[schema(required)]
     pub(crate) expires_at: Option<i64>,
     /// Length of the file in seconds, `num_frames` / `fps`.
@@ -47,9 +49,15 @@ pub(crate) struct Video {
     pub(crate) size: String,
     /// The prompt as it was sent.
     pub(crate) prompt: String,
-    /// Always null: this server does not remix.
+    /// What the model reads in place of the prompt, if it was refined.
+    #[schema(required)]
+    pub(crate) refined_prompt: Option<String>,
+    /// The video of which it is a remix.
     #[schema(required)]
     pub(crate) remixed_from_video_id: Option<String>,
+    /// The video of which it is another try.
+    #[schema(required)]
+    pub(crate) retry_of_video_id: Option<String>,
     /// Why there is no file, if it failed or was cancelled.
     #[schema(required)]
     pub(crate) error: Option<VideoError>,
@@ -85,25 +93,35 @@ pub(crate) struct Video {
     /// The client's own entries.
     pub(crate) metadata: BTreeMap<String, String>,
 
+    /// Who is told when it has ended.
+    #[schema(required)]
+    pub(crate) webhook_url: Option<String>,
+
     /// What is being done, while in progress.
     #[schema(required)]
     pub(crate) stage: Option<VideoStage>,
-    /// Denoising steps done in the running attempt.
+    /// Denoising steps done, those that were kept from an interrupted attempt included.
     pub(crate) step: u32,
-    /// Denoising steps of the running attempt; 0 until it begins.
+    /// Denoising steps in all.
     pub(crate) total_steps: u32,
-    /// Seconds until it is done, as far as its progress so far tells.
+    /// Seconds until it is done, the videos before it included, as far as measured.
     #[schema(required)]
     pub(crate) eta_seconds: Option<f64>,
     /// Its place in the queue, 1 being the next, while it waits.
     #[schema(required)]
     pub(crate) queue_position: Option<u32>,
+    /// Denoising steps that are kept, should its making be interrupted.
+    #[schema(required)]
+    pub(crate) checkpoint_step: Option<u32>,
     /// How often a worker has begun it.
     pub(crate) attempt: u32,
     /// What whoever sees the video must know.
     pub(crate) warnings: Vec<String>,
     /// Where the time went.
     pub(crate) timings: Timings,
+    /// The most memory that its making took, in bytes.
+    #[schema(required)]
+    pub(crate) peak_memory_bytes: Option<u64>,
     /// Length of the file.
     #[schema(required)]
     pub(crate) bytes: Option<u64>,
@@ -136,7 +154,7 @@ pub(crate) enum VideoStatus {
     Failed,
 }
 
-/// The six states.
+/// The seven states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum VideoState {
@@ -152,6 +170,8 @@ pub(crate) enum VideoState {
     Failed,
     /// It was stopped on request.
     Cancelled,
+    /// It was completed, and its files were removed to make room.
+    Expired,
 }
 
 /// What the worker is doing.
@@ -237,101 +257,21 @@ pub(crate) struct Urls {
     pub(crate) this: String,
     /// The MP4, once completed.
     pub(crate) content: String,
+    /// A picture of it, once completed; null if none was made.
+    #[schema(required)]
+    pub(crate) thumbnail: Option<String>,
+    /// Many small pictures of it, once completed; null if none was made.
+    #[schema(required)]
+    pub(crate) spritesheet: Option<String>,
     /// Its progress, as server-sent events.
     pub(crate) events: String,
     /// Where to POST to stop it.
     pub(crate) cancel: String,
+    /// Where to POST to make it once more, when it has ended.
+    pub(crate) retry: String,
 }
 
 /// The path of a video's object.
 pub(crate) fn path(id: VideoId) -> String {
     format!("/v1/videos/{id}")
-}
-
-/// Seconds left at the pace so far.
-pub(crate) fn eta_seconds(started_at_ms: Option<i64>, now_ms: i64, percent: u8) -> Option<f64> {
-    let elapsed_ms = now_ms - started_at_ms?;
-    if elapsed_ms <= 0 || percent == 0 {
-        return None;
-    }
-    let percent = f64::from(percent);
-    let seconds = elapsed_ms as f64 / 1000.0 * (100.0 - percent) / percent;
-    Some((seconds * 10.0).round() / 10.0)
-}
-
-/// What clients are shown of the row, with what the row alone does not know.
-pub(crate) async fn show(state: &AppState, row: queue::Video) -> Result<Video> {
-    let queue_position = match row.status {
-        Status::Queued => state.queue.queue_position(row.id).await?,
-        _ => None,
-    };
-    let in_progress = row.status == Status::InProgress;
-    let (status, video_state) = match row.status {
-        Status::Queued => (VideoStatus::Queued, VideoState::Queued),
-        Status::InProgress if row.cancel_requested_at_ms.is_some() => {
-            (VideoStatus::InProgress, VideoState::Cancelling)
-        }
-        Status::InProgress => (VideoStatus::InProgress, VideoState::InProgress),
-        Status::Completed => (VideoStatus::Completed, VideoState::Completed),
-        Status::Failed => (VideoStatus::Failed, VideoState::Failed),
-        Status::Cancelled => (VideoStatus::Failed, VideoState::Cancelled),
-    };
-    let error = match (row.status, row.error) {
-        (Status::Cancelled, _) => {
-            Some(VideoError { code: "cancelled".to_owned(), message: "the video was cancelled".to_owned() })
-        }
-        (_, error) => error.map(|error| VideoError { code: error.code, message: error.message }),
-    };
-    let params = row.params;
-    let self_path = path(row.id);
-    let seconds = |at_ms: i64| at_ms.div_euclid(1000);
-    Ok(Video {
-        id: row.id.to_string(),
-        object: VideoTag::Video,
-        model: row.model,
-        status,
-        state: video_state,
-        progress: row.progress,
-        created_at: seconds(row.created_at_ms),
-        started_at: row.started_at_ms.map(seconds),
-        completed_at: row.completed_at_ms.map(seconds),
-        expires_at: None,
-        seconds: (f64::from(params.num_frames) / f64::from(params.fps)).to_string(),
-        size: format!("{}x{}", params.width, params.height),
-        prompt: params.prompt,
-        remixed_from_video_id: None,
-        error,
-        fps: params.fps,
-        num_frames: params.num_frames,
-        width: params.width,
-        height: params.height,
-        seed: params.seed,
-        num_inference_steps: params.num_inference_steps,
-        guidance_scale: params.guidance_scale,
-        use_dynamic_cfg: params.use_dynamic_cfg,
-        scheduler: params.scheduler,
-        negative_prompt: params.negative_prompt,
-        prompt_tokens: row.prompt_tokens,
-        prompt_truncated: row.prompt_truncated,
-        priority: row.priority,
-        metadata: row.metadata,
-        stage: row.stage.filter(|_| in_progress).map(VideoStage::from),
-        step: row.step,
-        total_steps: row.total_steps,
-        eta_seconds: in_progress
-            .then(|| eta_seconds(row.started_at_ms, state.clock.now_ms(), row.progress))
-            .flatten(),
-        queue_position,
-        attempt: row.attempt,
-        warnings: row.warnings,
-        timings: row.timings.into(),
-        bytes: row.output.as_ref().map(|output| output.bytes),
-        sha256: row.output.map(|output| output.sha256),
-        urls: Urls {
-            content: format!("{self_path}/content"),
-            events: format!("{self_path}/events"),
-            cancel: format!("{self_path}/cancel"),
-            this: self_path,
-        },
-    })
 }

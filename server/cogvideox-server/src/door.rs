@@ -5,8 +5,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{AppState, Health, Limits, ModelCard, ModelCatalog};
+use api::{Access, AppState, CheckWebhookUrl, Health, Limits, ModelCard, ModelCatalog, RequestRates, Streams, Tickets};
 use cogvideox::ModelDescription;
+use futures_util::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use outbound::{Policy, check_webhook_url};
 use queue::SystemClock;
@@ -24,8 +25,76 @@ pub(crate) struct Parts<'a> {
     pub(crate) data: &'a Data,
     pub(crate) description: ModelDescription,
     pub(crate) card: ModelCard,
-    pub(crate) metrics: PrometheusHandle,
+    pub(crate) recorder: PrometheusHandle,
     pub(crate) worker: &'a WorkerHandle,
+}
+
+/// Everything that the API's handlers can reach.
+///
+/// # Errors
+/// A blocklist that cannot be read, a URL that is none.
+pub(crate) fn state(parts: Parts<'_>) -> anyhow::Result<AppState> {
+    let Parts { config, data, description, card, recorder, worker } = parts;
+    let retention_hours = u64::from(config.retention.max_age_hours);
+    let store = data.store.clone();
+    let pulse = worker.pulse.clone();
+    Ok(AppState {
+        queue: data.queue.clone(),
+        store: data.store.clone(),
+        catalog: Arc::new(ModelCatalog::new(card, Vec::new())),
+        prompt_tokens: Arc::new(PromptTokens(description.tokenizer)),
+        health: health(worker.ready.clone()),
+        limits: limits(config),
+        clock: Arc::new(SystemClock),
+        api_keys: data.queue.api_keys(),
+        rates: RequestRates::default(),
+        streams: Streams::default(),
+        tickets: Tickets::default(),
+        access: Access {
+            cors_origins: config.server.cors_origins.clone(),
+            allowed_hosts: config.server.allowed_hosts.clone(),
+            metrics_need_key: config.server.metrics_need_key,
+        },
+        free_bytes: Arc::new(move || {
+            let store = store.clone();
+            async move { store.free_bytes().await.ok() }.boxed()
+        }),
+        check_webhook_url: check_webhooks(config),
+        prompt_check: prompts::check(&config.prompt_check)?,
+        refine_prompt: prompts::refiner(&config.refine)?,
+        metrics: Arc::new(move || {
+            measurements::observe_process();
+            metrics::gauge!("cogvideox_worker_heartbeat_age_seconds").set(pulse.age().as_secs_f64());
+            recorder.run_upkeep();
+            recorder.render()
+        }),
+        retention_age: (retention_hours > 0).then(|| Duration::from_hours(retention_hours)),
+        previews: config.worker.previews,
+    })
+}
+
+fn limits(config: &Config) -> Limits {
+    let limits = &config.limits;
+    Limits {
+        max_body_bytes: limits.max_body_bytes.get() as usize,
+        max_prompt_chars: limits.max_prompt_chars.get() as usize,
+        request_timeout: Duration::from_secs(limits.request_timeout_seconds.get().into()),
+        delete_wait: Duration::from_secs(limits.delete_wait_seconds.into()),
+        max_wait: Duration::from_secs(limits.max_wait_seconds.into()),
+        min_free_bytes: config.retention.min_free_mib.saturating_mul(1 << 20),
+        max_streams_per_key: limits.max_streams_per_key.get() as usize,
+        accept_sora_names: config.server.accept_sora_names,
+        ..Limits::default()
+    }
+}
+
+/// The webhook policy as the door asks it; none without a secret to sign with.
+fn check_webhooks(config: &Config) -> Option<CheckWebhookUrl> {
+    if config.webhooks.secret.reveal().is_empty() {
+        return None;
+    }
+    let policy = webhook_policy(config);
+    Some(Arc::new(move |url| check_webhook_url(url, &policy).map(|_| ()).map_err(|error| error.to_string())))
 }
 
 /// Where webhooks may go.

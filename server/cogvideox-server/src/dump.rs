@@ -34,7 +34,7 @@ impl Dump {
                     self.keep("negative_prompt_embeds", embeds);
                 }
             }
-            Event::LatentsPrepared { timesteps, latents } => {
+            Event::LatentsPrepared { timesteps, latents, .. } => {
                 let timesteps: Vec<i64> = timesteps.iter().map(|t| *t as i64).collect();
                 self.keep("timesteps", &Tensor::new(timesteps, &Device::Cpu)?);
                 self.keep("latents.init", latents);

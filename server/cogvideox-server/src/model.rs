@@ -8,9 +8,9 @@ use std::time::UNIX_EPOCH;
 use api::{CountTokens, FrameLattice, ModelCard, Size, StepRule};
 use candle_core::{DType, Device};
 use cogvideox::scheduler::SchedulerKind;
-use cogvideox::{CogVideoXPipeline, Event, GenerationParams, ModelDescription, Tokenizer};
+use cogvideox::{Checkpoint, CogVideoXPipeline, Event, GenerationParams, ModelDescription, Tokenizer};
 use queue::VideoParams;
-use worker::{GenerateError, Generator, Progress};
+use worker::{DenoiseState, GenerateError, Generated, Generator, Picture, Progress, Request};
 
 use crate::config::{self, Model, ModelPath};
 
@@ -71,7 +71,7 @@ impl ModelSource {
     }
 
     /// The name in requests: the folder's.
-    fn id(&self) -> String {
+    pub(crate) fn id(&self) -> String {
         match &self.path {
             ModelPath::Demo => DEMO_ID.to_owned(),
             ModelPath::Folder(dir) => {
@@ -142,25 +142,43 @@ impl CountTokens for PromptTokens {
 /// The pipeline behind the worker's seam.
 pub(crate) struct PipelineGenerator {
     /// Loaded on the worker's thread.
-    pub(crate) pipeline: CogVideoXPipeline,
+    pipeline: CogVideoXPipeline,
     /// Whether the VAE decodes in tiles.
-    pub(crate) vae_tiling: bool,
+    vae_tiling: bool,
+}
+
+impl PipelineGenerator {
+    /// Loads the pipeline. With `previews`, their colours are fitted now rather than in the middle of a video.
+    ///
+    /// # Errors
+    /// The file or tensor that is not as the model needs it.
+    pub(crate) fn load(source: &ModelSource, vae_tiling: bool, previews: bool) -> cogvideox::Result<Self> {
+        let pipeline = source.load()?;
+        if previews {
+            pipeline.prepare_previews()?;
+        }
+        Ok(Self { pipeline, vae_tiling })
+    }
 }
 
 impl Generator for PipelineGenerator {
     fn generate(
         &mut self,
-        params: &VideoParams,
-        on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
-    ) -> Result<media::Frames, GenerateError> {
-        let params = generation_params(params, self.vae_tiling)?;
+        request: &Request<'_>,
+        on_progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<Generated, GenerateError> {
+        let params = generation_params(request.params, self.vae_tiling || request.low_memory)?;
+        let checkpoint = request.checkpoint.map(Checkpoint::from_bytes).transpose().map_err(generate_error)?;
+        let peak_memory = PeakMemory::begin();
         let video = self
             .pipeline
-            .generate(&params, &mut |event| on_progress(progress(&event)))
+            .generate(&params, checkpoint.as_ref(), &mut |event| report(&event, on_progress))
             .map_err(generate_error)?;
+        let peak_memory_bytes = peak_memory.end();
         let (width, height, count) = (video.width as u32, video.height as u32, video.num_frames as u32);
-        media::Frames::new(video.rgb, width, height, count)
-            .map_err(|e| GenerateError::Internal(e.to_string()))
+        let frames = media::Frames::new(video.rgb, width, height, count)
+            .map_err(|e| GenerateError::Internal(e.to_string()))?;
+        Ok(Generated { frames, peak_memory_bytes })
     }
 }
 
@@ -183,17 +201,63 @@ fn generation_params(params: &VideoParams, vae_tiling: bool) -> Result<Generatio
     })
 }
 
-fn progress(event: &Event<'_>) -> Progress {
-    match event {
+fn report(
+    event: &Event<'_>,
+    on_progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    on_progress(match event {
         Event::TextEncode => Progress::TextEncode,
-        Event::LatentsPrepared { timesteps, .. } => {
-            Progress::Denoise { step: 0, total_steps: timesteps.len() as u32 }
+        Event::LatentsPrepared { timesteps, step, .. } => {
+            Progress::Denoise { step: *step as u32, total_steps: timesteps.len() as u32, state: None }
         }
-        Event::StepEnd { step, steps, .. } => {
-            Progress::Denoise { step: *step as u32, total_steps: *steps as u32 }
+        Event::StepEnd { step, steps, state, .. } => {
+            return on_progress(Progress::Denoise {
+                step: *step as u32,
+                total_steps: *steps as u32,
+                state: Some(&LoopState(*state)),
+            });
         }
         Event::VaeDecode { fraction } => Progress::VaeDecode { fraction: f64::from(*fraction) },
         Event::PromptEncoded { .. } | Event::CheckPoint => Progress::CheckPoint,
+    })
+}
+
+/// The pipeline's state between two steps, for the worker to keep or to show.
+struct LoopState<'a>(cogvideox::DenoiseState<'a>);
+
+impl DenoiseState for LoopState<'_> {
+    fn checkpoint(&self) -> Result<Vec<u8>, String> {
+        self.0.checkpoint().map_err(|error| error.to_string())
+    }
+
+    fn preview(&self) -> Option<Picture> {
+        match self.0.preview(&mut || ControlFlow::Continue(())) {
+            Ok(preview) => {
+                Some(Picture { rgb: preview.rgb, width: preview.width as u32, height: preview.height as u32 })
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no preview");
+                None
+            }
+        }
+    }
+}
+
+/// The most memory that the process held while a video was made. Linux keeps the figure, and starts it anew when told;
+/// elsewhere there is none.
+struct PeakMemory;
+
+impl PeakMemory {
+    fn begin() -> Self {
+        // 5 resets the peak (proc(5), clear_refs); where that is refused the figure is that of the whole process.
+        let _ = std::fs::write("/proc/self/clear_refs", "5");
+        Self
+    }
+
+    fn end(self) -> Option<u64> {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        kib.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
     }
 }
 
@@ -201,6 +265,7 @@ fn generate_error(error: cogvideox::Error) -> GenerateError {
     match error {
         cogvideox::Error::Interrupted => GenerateError::Interrupted,
         cogvideox::Error::InvalidParams { .. } => GenerateError::InvalidParams(error.to_string()),
+        cogvideox::Error::Checkpoint(_) => GenerateError::BadCheckpoint(error.to_string()),
         cogvideox::Error::NanLatents { .. } => GenerateError::NanLatents(error.to_string()),
         other => GenerateError::Internal(other.to_string()),
     }

@@ -34,6 +34,8 @@ const HEARTBEATS_PER_LEASE: u32 = 4;
 const POLL: Duration = Duration::from_secs(10);
 /// How long an interrupted pipeline may take to its next check.
 const INTERRUPT_WAIT: Duration = Duration::from_secs(5);
+/// The shortest time between two pictures of a running video.
+const PREVIEW_INTERVAL: Duration = Duration::from_secs(1);
 /// How long open connections may take to end.
 const CONNECTIONS_WAIT: Duration = Duration::from_secs(5);
 
@@ -49,7 +51,7 @@ pub(crate) fn run(config: Config, start_paused: bool) -> anyhow::Result<()> {
 
 async fn serve(config: Config, start_paused: bool) -> anyhow::Result<()> {
     raise_open_files();
-    let metrics = measurements::install()?;
+    let recorder = measurements::install()?;
     let source = ModelSource::new(&config.model);
     let description = source.describe()?;
     let data = Data::open(&config).await?;
@@ -70,11 +72,10 @@ async fn serve(config: Config, start_paused: bool) -> anyhow::Result<()> {
     let worker = worker::start(
         worker_config(&config),
         data.queue.clone(),
-        data.store.clone(),
-        data.checkpoints.clone(),
+        worker::Stores { videos: data.store.clone(), checkpoints: data.checkpoints.clone() },
         build_generator(&config, source),
     )?;
-    let state = door::state(door::Parts { config: &config, data: &data, description, card, metrics, worker: &worker })?;
+    let state = door::state(door::Parts { config: &config, data: &data, description, card, recorder, worker: &worker })?;
 
     let (stop, mut stopped) = watch::channel(false);
     let header_timeout = Duration::from_secs(config.server.header_timeout_seconds.get().into());
@@ -133,6 +134,8 @@ impl Data {
         let known: HashSet<String> = queue.output_keys().await?.into_iter().collect();
         let swept = store.sweep(known).await?;
         let checkpoints = VideoStore::open(&dir.join(CHECKPOINTS_DIR)).await?;
+        let known = queue.unsettled().await?.into_iter().map(worker::checkpoint_key).collect();
+        checkpoints.sweep(known).await?;
         tracing::info!(?swept, "files without a video");
         Ok(Self { queue, store, checkpoints })
     }
@@ -190,6 +193,11 @@ fn worker_config(config: &Config) -> WorkerConfig {
         poll: POLL,
         interrupt_wait: INTERRUPT_WAIT,
         quality: config.video.quality,
+        metadata: config.video.metadata,
+        checkpoint_interval: Some(Duration::from_secs(config.worker.checkpoint_interval_seconds.into())),
+        preview_interval: PREVIEW_INTERVAL,
+        hang_factor: config.worker.hang_factor.get(),
+        hang_min: Duration::from_secs(config.worker.hang_min_seconds.get().into()),
     }
 }
 
@@ -198,12 +206,14 @@ fn build_generator(
     config: &Config,
     source: ModelSource,
 ) -> impl FnMut() -> Result<PipelineGenerator, String> + Send + 'static {
-    let vae_tiling = config.model.vae_tiling;
+    let (vae_tiling, previews) = (config.model.vae_tiling, config.worker.previews);
     move || {
         let started = std::time::Instant::now();
-        let pipeline = source.load().map_err(|e| e.to_string())?;
-        tracing::info!(duration_ms = started.elapsed().as_millis() as u64, "model loaded");
-        Ok(PipelineGenerator { pipeline, vae_tiling })
+        let generator = PipelineGenerator::load(&source, vae_tiling, previews).map_err(|e| e.to_string())?;
+        let elapsed = started.elapsed();
+        metrics::gauge!("cogvideox_model_load_seconds").set(elapsed.as_secs_f64());
+        tracing::info!(duration_ms = elapsed.as_millis() as u64, "model loaded");
+        Ok(generator)
     }
 }
 

@@ -89,6 +89,6 @@ impl CogVideoXPipeline {
             )?,
             vae: AutoencoderKlCogVideoX::from_weights(vae_config(), &vae_weights.root(dtype, device))?,
         };
-        Ok(Self::new(ModelDescription::demo()?, components, dtype, device))
+        Ok(Self::new(ModelDescription::demo()?, components, dtype, device, "demo".to_owned()))
     }
 }

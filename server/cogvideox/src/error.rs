@@ -97,6 +97,9 @@ pub enum Error {
         /// `num_inference_steps`.
         steps: usize,
     },
+    /// A checkpoint is damaged, foreign, or of another run.
+    #[error("checkpoint: {0}")]
+    Checkpoint(String),
     /// The caller's callback asked to stop.
     #[error("interrupted")]
     Interrupted,

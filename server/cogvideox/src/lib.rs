@@ -6,6 +6,7 @@
 
 mod demo;
 mod description;
+mod digest;
 mod error;
 pub mod guidance;
 pub mod image;
@@ -24,6 +25,6 @@ mod weights;
 pub use description::ModelDescription;
 pub use error::{Error, Result};
 pub use params::{GenerationParams, ModelDefaults, ModelForm};
-pub use pipeline::{CogVideoXPipeline, Event, VideoFrames};
+pub use pipeline::{Checkpoint, CogVideoXPipeline, DenoiseState, Event, Preview, VideoFrames};
 pub use pipeline_config::PipelineClass;
 pub use tokenizer::{Tokenizer, Tokens};

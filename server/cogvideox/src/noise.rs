@@ -38,6 +38,18 @@ impl Generator {
         Self { state, used: N, cached_normal: None }
     }
 
+    /// What [`Self::from_parts`] takes to go on with the same numbers: the words, how many of them were handed out,
+    /// and the number that waits.
+    pub(crate) fn parts(&self) -> (&[u32], usize, Option<f64>) {
+        (&self.state, self.used, self.cached_normal)
+    }
+
+    /// A generator that goes on where another stood; none for another count of words, or more handed out than that.
+    pub(crate) fn from_parts(words: &[u32], used: usize, cached_normal: Option<f64>) -> Option<Self> {
+        let state = words.try_into().ok()?;
+        (used <= N).then_some(Self { state, used, cached_normal })
+    }
+
     /// `torch.randn(shape, generator=self, dtype=dtype)`, on the CPU.
     ///
     /// # Errors

@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 use safetensors::tensor::{Metadata, SafeTensors};
+use sha2::{Digest, Sha256};
 
+use crate::digest::hex;
 use crate::noise::Generator;
 use crate::{Error, Result};
 
@@ -22,6 +24,9 @@ use crate::{Error, Result};
 pub(crate) const DIFFUSERS_STEM: &str = "diffusion_pytorch_model";
 /// transformers' file stem.
 pub(crate) const TRANSFORMERS_STEM: &str = "model";
+
+/// Of each tensor, for [`digest`].
+const DIGESTED_BYTES: usize = 64;
 
 struct MappedFile {
     path: PathBuf,
@@ -85,6 +90,25 @@ impl Weights {
             Source::Random(generator) => draw(&mut generator.borrow_mut(), name, shape, dtype, device),
         }
     }
+}
+
+/// Tells the weights in `dir` from others of the same shapes, such as a fine-tuned model's: a SHA-256 over each
+/// tensor's name, shape, dtype and first bytes. Over all bytes it would take a minute for the large models.
+///
+/// # Errors
+/// Those of [`Weights::open`].
+pub(crate) fn digest(dir: &Path, stem: &str) -> Result<String> {
+    let weights = MappedWeights::open(dir, stem)?;
+    let mut sha256 = Sha256::new();
+    for (name, &index) in &weights.file_of {
+        let file = &weights.files[index];
+        let info = file.metadata.info(name).expect("file_of lists only names found in the metadata");
+        let (begin, end) = info.data_offsets;
+        let first = begin..end.min(begin + DIGESTED_BYTES);
+        sha256.update(format!("{name} {:?} {:?}\n", info.shape, info.dtype));
+        sha256.update(&file.map[file.data_offset + first.start..file.data_offset + first.end]);
+    }
+    Ok(hex(&sha256.finalize()))
 }
 
 /// Norms about one, biases about zero, matrices by their fan-in, so that signals neither vanish nor explode.

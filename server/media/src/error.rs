@@ -1,4 +1,4 @@
-//! Everything that can go wrong between RGB frames and an MP4 file, in words that can be shown to an operator. A
+//! Everything that can go wrong between RGB frames and a file of them, in words that can be shown to an operator. A
 //! message tells its cause too, which is therefore not a `source` as well: a report that walks the chain would repeat it.
 
 /// The result of this crate's functions.
@@ -59,6 +59,20 @@ pub enum Error {
     UnknownQuality {
         /// The word given.
         found: String,
+    },
+    /// The texts of a [`crate::Metadata`] are too long.
+    #[error("metadata: expected at most {max} bytes of text, found {found}", max = crate::MAX_METADATA_BYTES)]
+    MetadataBytes {
+        /// Length of all texts together in bytes.
+        found: usize,
+    },
+    /// A still picture could not be encoded.
+    #[error("{format} encoder: {reason}")]
+    Picture {
+        /// The picture's format.
+        format: &'static str,
+        /// What the encoder said.
+        reason: String,
     },
     /// The H.264 encoder reported an error.
     #[error("h264 encoder: {0}")]

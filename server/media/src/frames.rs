@@ -18,14 +18,7 @@ impl Frames {
     /// [`Error::EmptyClip`] when a dimension is zero, [`Error::FrameBytes`] when the buffer has another length
     /// than the shape says.
     pub fn new(rgb: Vec<u8>, width: u32, height: u32, count: u32) -> Result<Self> {
-        if width == 0 || height == 0 || count == 0 {
-            return Err(Error::EmptyClip { width, height, count });
-        }
-        // u128: three u32 factors times 3 can exceed 64 bits, and a wrapped product could match a short buffer.
-        let expected = u128::from(width) * u128::from(height) * u128::from(count) * 3;
-        if expected != rgb.len() as u128 {
-            return Err(Error::FrameBytes { width, height, count, expected, found: rgb.len() });
-        }
+        check_shape(&rgb, width, height, count)?;
         Ok(Self { rgb, width, height, count })
     }
 
@@ -53,6 +46,19 @@ impl Frames {
     pub fn iter(&self) -> std::slice::ChunksExact<'_, u8> {
         self.rgb.chunks_exact(self.rgb.len() / self.count as usize)
     }
+}
+
+/// Refuses a buffer that is not `(count, height, width, 3)`, with what [`Frames::new`] says of it.
+pub(crate) fn check_shape(rgb: &[u8], width: u32, height: u32, count: u32) -> Result<()> {
+    if width == 0 || height == 0 || count == 0 {
+        return Err(Error::EmptyClip { width, height, count });
+    }
+    // u128: three u32 factors times 3 can exceed 64 bits, and a wrapped product could match a short buffer.
+    let expected = u128::from(width) * u128::from(height) * u128::from(count) * 3;
+    if expected != rgb.len() as u128 {
+        return Err(Error::FrameBytes { width, height, count, expected, found: rgb.len() });
+    }
+    Ok(())
 }
 
 impl<'a> IntoIterator for &'a Frames {

@@ -20,7 +20,7 @@ pub(crate) struct Packet {
 }
 
 /// Encodes every frame, in order, one packet each.
-pub(crate) fn encode(frames: &Frames, options: EncodeOptions) -> Result<Vec<Packet>> {
+pub(crate) fn encode(frames: &Frames, options: &EncodeOptions) -> Result<Vec<Packet>> {
     let (width, height, count) = (frames.width(), frames.height(), frames.count());
     if !(1..=MAX_FPS).contains(&options.fps) {
         return Err(Error::Fps { fps: options.fps });
@@ -56,7 +56,7 @@ pub(crate) fn encode(frames: &Frames, options: EncodeOptions) -> Result<Vec<Pack
     Ok(packets)
 }
 
-fn config(frames: &Frames, options: EncodeOptions) -> EncoderConfig {
+fn config(frames: &Frames, options: &EncodeOptions) -> EncoderConfig {
     let qp = match options.quality {
         Quality::Compact => 22,
         Quality::Standard => 16,

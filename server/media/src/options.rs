@@ -1,19 +1,21 @@
-//! What a caller may choose about the file: frame rate and quality. Knows no encoder API.
+//! What a caller may choose about the file: frame rate, quality, and what it says about itself. Knows no encoder API.
 
 use std::{fmt, str::FromStr};
 
-use crate::{Error, Result};
+use crate::{Error, Metadata, Result};
 
 /// The highest frame rate accepted. Far beyond any model's rate; it bounds the arithmetic of the time scale.
 pub const MAX_FPS: u32 = 1000;
 
 /// How to encode a clip.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodeOptions {
     /// Frames per second, 1 to [`MAX_FPS`]; every frame is shown for exactly `1 / fps` seconds.
     pub fps: u32,
     /// Picture quality against file size.
     pub quality: Quality,
+    /// What the file says about itself; with `None` it says nothing, not even that a model made it.
+    pub metadata: Option<Metadata>,
 }
 
 /// Picture quality against file size, as a constant quantizer: the same quality for every clip, whatever its size

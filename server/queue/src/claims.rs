@@ -4,13 +4,13 @@
 //! Relies on the lease: every write here names the row's owner and generation, so a worker that was given up for
 //! lost changes nothing.
 
-use sqlx::Connection as _;
+use sqlx::SqliteConnection;
 
 use crate::{
     Claim, Error, EventKind, Heartbeat, Lease, Owner, Progress, Queue, Result,
     events::{self, NewEvent},
     hub::Advance,
-    queue::one,
+    queue::{Inner, one},
 };
 
 impl Queue {
@@ -20,7 +20,7 @@ impl Queue {
         let owner = owner.clone();
         self.write(async move |inner| {
             let mut writer = inner.writer.lock().await;
-            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            let mut tx = writer.begin().await?;
             let now_ms = inner.clock.now_ms();
             let query = sqlx::query(
                 "UPDATE videos SET
@@ -28,12 +28,14 @@ impl Queue {
                      lease_owner = ?1, lease_generation = lease_generation + 1,
                      heartbeat_at_ms = ?2, started_at_ms = ?2
                  WHERE id = (
-                     SELECT id FROM videos next
+                     SELECT id FROM videos
                      WHERE status = 'queued'
-                           AND (owner IS NULL OR
-                                (SELECT count(*) FROM videos WHERE status = 'in_progress' AND owner = next.owner)
-                                < coalesce((SELECT json_extract(limits, '$.max_running') FROM api_keys
-                                            WHERE id = next.owner), ?3))
+                           -- The keys that have enough are looked up once, however long their lines are.
+                           AND (owner IS NULL OR owner NOT IN (
+                               SELECT id FROM api_keys
+                               WHERE coalesce(json_extract(limits, '$.max_running'), ?3) <=
+                                     (SELECT count(*) FROM videos running
+                                      WHERE running.status = 'in_progress' AND running.owner = api_keys.id)))
                      ORDER BY priority DESC, turn, id LIMIT 1)
                  AND (SELECT paused FROM queue_state) = 0
                  RETURNING *",
@@ -44,10 +46,17 @@ impl Queue {
             let Some(row) = one(&query.fetch_all(&mut *tx).await?)? else { return Ok(None) };
             let event =
                 events::append(&mut tx, &row.video, EventKind::Started, now_ms, NewEvent::default()).await?;
+            let key_name = match &row.video.owner {
+                None => None,
+                Some(key) => {
+                    let name = sqlx::query_scalar("SELECT name FROM api_keys WHERE id = ?").bind(&key.0);
+                    name.fetch_optional(&mut *tx).await?
+                }
+            };
             tx.commit().await?;
-            let cancel = inner.hub.started(&row, now_ms);
-            inner.hub.publish(&event, &row.video);
             let lease = Lease { video_id: row.video.id, owner, generation: row.generation };
+            let cancel = inner.hub.started(&row.video, &lease, key_name, now_ms);
+            inner.hub.publish(&event, &row.video);
             Ok(Some(Claim { video: row.video, lease, cancel }))
         })
         .await
@@ -70,7 +79,7 @@ impl Queue {
             .bind(lease.video_id.to_string())
             .bind(lease.owner.to_string())
             .bind(lease.generation);
-            let row = one(&query.fetch_all(&mut *writer).await?)?.ok_or_else(|| lost(&lease))?;
+            let row = one(&query.fetch_all(writer.ready().await?).await?)?.ok_or_else(|| lost(&lease))?;
             Ok(Heartbeat { cancel_requested: row.video.cancel_requested_at_ms.is_some() })
         })
         .await
@@ -90,20 +99,11 @@ impl Queue {
         let lease = lease.clone();
         self.write(async move |inner| {
             let mut writer = inner.writer.lock().await;
-            let updated = sqlx::query(
-                "UPDATE videos SET stage = ?, step = ?, total_steps = ?, progress = ?
-                 WHERE id = ? AND lease_owner = ? AND lease_generation = ? AND status = 'in_progress'",
-            )
-            .bind(progress.stage.as_str())
-            .bind(progress.step)
-            .bind(progress.total_steps)
-            .bind(progress.percent)
-            .bind(lease.video_id.to_string())
-            .bind(lease.owner.to_string())
-            .bind(lease.generation)
-            .execute(&mut *writer)
-            .await?;
-            if updated.rows_affected() == 0 { Err(lost(&lease)) } else { Ok(()) }
+            if write_progress(writer.ready().await?, &lease, progress).await? {
+                Ok(())
+            } else {
+                Err(lost(&lease))
+            }
         })
         .await
     }
@@ -140,12 +140,43 @@ impl Queue {
             .bind(lease.video_id.to_string())
             .bind(lease.owner.to_string())
             .bind(lease.generation)
-            .execute(&mut *writer)
+            .execute(writer.ready().await?)
             .await?;
             if updated.rows_affected() == 0 { Err(lost(&lease)) } else { Ok(()) }
         })
         .await
     }
+}
+
+/// Writes to the row how far it is; false if the lease no longer holds it.
+pub(crate) async fn write_progress(
+    connection: &mut SqliteConnection,
+    lease: &Lease,
+    progress: Progress,
+) -> Result<bool> {
+    let updated = sqlx::query(
+        "UPDATE videos SET stage = ?, step = ?, total_steps = ?, progress = max(progress, ?)
+         WHERE id = ? AND lease_owner = ? AND lease_generation = ? AND status = 'in_progress'",
+    )
+    .bind(progress.stage.as_str())
+    .bind(progress.step)
+    .bind(progress.total_steps)
+    .bind(progress.percent)
+    .bind(lease.video_id.to_string())
+    .bind(lease.owner.to_string())
+    .bind(lease.generation)
+    .execute(connection)
+    .await?;
+    Ok(updated.rows_affected() > 0)
+}
+
+/// Writes to the rows what subscribers know already: the last report of an attempt may not have been due for writing,
+/// and what was shown must not fall when the attempt ends.
+pub(crate) async fn write_reports(tx: &mut SqliteConnection, inner: &Inner) -> Result<()> {
+    for (lease, progress) in inner.hub.reports() {
+        write_progress(tx, &lease, progress).await?;
+    }
+    Ok(())
 }
 
 pub(crate) fn lost(lease: &Lease) -> Error {

@@ -3,10 +3,14 @@
 //! Relies on WAL mode, where readers wait for nobody. Every commit is synced: what a client was told survives a
 //! power cut. Knows the file, not what is in it.
 
-use std::{fs::File, path::Path, time::Duration};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use sqlx::{
-    Connection as _, SqliteConnection, SqlitePool,
+    Connection as _, Sqlite, SqliteConnection, SqlitePool, Transaction,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
@@ -14,6 +18,7 @@ use crate::{Error, Result};
 
 const READERS: u32 = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_millis(10);
 
 pub(crate) fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
@@ -29,12 +34,68 @@ pub(crate) fn pool(options: SqliteConnectOptions) -> SqlitePool {
     SqlitePoolOptions::new().max_connections(READERS).connect_lazy_with(options)
 }
 
+/// Connects for writing. A new file is put into WAL mode first, for which `SQLite` does not wait while another process
+/// is doing the same: so it is waited for here.
 pub(crate) async fn connect(path: &Path) -> Result<SqliteConnection> {
-    Ok(SqliteConnection::connect_with(&options(path)).await?)
+    let began = Instant::now();
+    loop {
+        match SqliteConnection::connect_with(&options(path)).await {
+            Err(sqlx::Error::Database(error))
+                if is_busy(error.as_ref()) && began.elapsed() < BUSY_TIMEOUT =>
+            {
+                tokio::time::sleep(RETRY_AFTER).await;
+            }
+            connected => return Ok(connected?),
+        }
+    }
 }
 
+/// `SQLITE_BUSY`, whatever the more exact code is above its lowest byte.
+fn is_busy(error: &dyn sqlx::error::DatabaseError) -> bool {
+    error.code().and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| code & 0xff == 5)
+}
+
+/// Brings the tables up to date. All of it is one transaction, begun with the right to write: a server and a command
+/// line that start at once on a new file take turns.
 pub(crate) async fn migrate(connection: &mut SqliteConnection) -> Result<()> {
-    Ok(sqlx::migrate!("../../migrations/sqlite").run(connection).await?)
+    let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
+    // Not `run`, whose bounds keep the future from being `Send`.
+    sqlx::migrate!("../../migrations/sqlite").run_direct(None, &mut *tx, false).await?;
+    Ok(tx.commit().await?)
+}
+
+/// The connection that writes.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    connection: SqliteConnection,
+    path: PathBuf,
+}
+
+impl Writer {
+    pub(crate) fn new(connection: SqliteConnection, path: &Path) -> Self {
+        Self { connection, path: path.to_owned() }
+    }
+
+    /// The connection, with no transaction open on it.
+    ///
+    /// `SQLite` rolls a transaction back by itself when the disk is full or fails. sqlx's own rollback then has
+    /// nothing to do, fails, and leaves the transaction counted as open for ever: such a connection is replaced, or
+    /// one full disk would be the last thing that this server wrote about.
+    pub(crate) async fn ready(&mut self) -> Result<&mut SqliteConnection> {
+        // A dropped transaction is rolled back before the next command, so that only behind one its end is known.
+        if self.connection.is_in_transaction()
+            && (self.connection.ping().await.is_err() || self.connection.is_in_transaction())
+        {
+            tracing::warn!(path = %self.path.display(), "the database rolled back by itself; connecting again");
+            self.connection = connect(&self.path).await?;
+        }
+        Ok(&mut self.connection)
+    }
+
+    /// A transaction that may write from its beginning, so that it never finds out later that it may not.
+    pub(crate) async fn begin(&mut self) -> Result<Transaction<'_, Sqlite>> {
+        Ok(self.ready().await?.begin_with("BEGIN IMMEDIATE").await?)
+    }
 }
 
 pub(crate) fn lock(path: &Path) -> Result<File> {

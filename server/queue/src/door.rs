@@ -2,8 +2,6 @@
 //!
 //! Each change writes its event in its own transaction and names who asked. Nobody is authorised here.
 
-use sqlx::Connection as _;
-
 use crate::{
     Error, EventKind, Queue, Result, Status, Video, VideoId,
     events::{self, NewEvent},
@@ -22,7 +20,7 @@ impl Queue {
         let actor = actor.map(ToOwned::to_owned);
         let changed = self.write(async move |inner| {
             let mut writer = inner.writer.lock().await;
-            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            let mut tx = writer.begin().await?;
             let now_ms = inner.clock.now_ms();
             let query = sqlx::query(
                 "UPDATE videos SET
@@ -66,7 +64,7 @@ impl Queue {
         let actor = actor.map(ToOwned::to_owned);
         let changed = self.write(async move |inner| {
             let mut writer = inner.writer.lock().await;
-            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            let mut tx = writer.begin().await?;
             let owner: Option<Option<String>> = sqlx::query_scalar("SELECT owner FROM videos WHERE id = ?")
                 .bind(id.to_string())
                 .fetch_optional(&mut *tx)
@@ -102,7 +100,7 @@ impl Queue {
         let actor = actor.map(ToOwned::to_owned);
         let deleted = self.write(async move |inner| {
             let mut writer = inner.writer.lock().await;
-            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            let mut tx = writer.begin().await?;
             let query = sqlx::query(
                 "DELETE FROM videos WHERE id = ? AND status IN ('completed', 'failed', 'cancelled') RETURNING *",
             )
@@ -124,7 +122,10 @@ impl Queue {
     pub async fn set_paused(&self, paused: bool) -> Result<()> {
         self.write(async move |inner| {
             let mut writer = inner.writer.lock().await;
-            sqlx::query("UPDATE queue_state SET paused = ?").bind(paused).execute(&mut *writer).await?;
+            sqlx::query("UPDATE queue_state SET paused = ?")
+                .bind(paused)
+                .execute(writer.ready().await?)
+                .await?;
             tracing::info!(paused, "the queue is paused or resumed");
             inner.hub.work.notify_one();
             Ok(())

@@ -3,12 +3,16 @@
 //! All of it in one transaction, so that two requests with one idempotency key make one video, and a limit is never
 //! overstepped.
 
-use sqlx::{Connection as _, SqliteConnection};
+use std::collections::HashMap;
+
+use sqlx::SqliteConnection;
 
 use crate::{
     Enqueued, Error, EventKind, KeyId, NewVideo, Queue, Result, Submission, Video, VideoId,
     events::{self, NewEvent},
+    hub::Running,
     queue::{Inner, one, to_json},
+    row::Row,
 };
 
 /// How long a client's own retry, which carries no key, is known for one. The official client gives up sooner.
@@ -24,12 +28,13 @@ impl Queue {
         let actor = actor.map(ToOwned::to_owned);
         self.write(async move |inner| {
             let mut writer = inner.writer.lock().await;
-            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            let mut tx = writer.begin().await?;
             let now_ms = inner.clock.now_ms();
+            let running = inner.hub.running();
             if let Some(submission) = &new.submission
-                && let Some(video) = earlier(&mut tx, new.owner.as_ref(), submission, now_ms).await?
+                && let Some(row) = earlier(&mut tx, new.owner.as_ref(), submission, now_ms).await?
             {
-                return Ok(Enqueued { video, replayed: true });
+                return Ok(Enqueued { video: laid_over(&running, row), replayed: true });
             }
             check_limits(&mut tx, &inner, new.owner.as_ref()).await?;
             let video = insert(&mut tx, &new, now_ms).await?;
@@ -54,14 +59,30 @@ impl Queue {
         })
         .await
     }
+
+    /// The video that an earlier request of the same client made, if this is the same request. The door asks before
+    /// it does anything for a new one; [`Queue::enqueue`] looks again.
+    ///
+    /// # Errors
+    /// [`Error::IdempotencyKeyReuse`].
+    pub async fn earlier(&self, owner: Option<&KeyId>, submission: &Submission) -> Result<Option<Video>> {
+        let running = self.inner.hub.running();
+        let mut reader = self.inner.readers.acquire().await?;
+        let earlier = earlier(&mut reader, owner, submission, self.inner.clock.now_ms()).await?;
+        Ok(earlier.map(|row| laid_over(&running, row)))
+    }
 }
 
-/// The turn of an owner's next video: one behind the owner's last that waits, and not ahead of the line's first.
+/// The turn of an owner's next video: one behind the owner's last that waits or runs, and not ahead of what runs. With
+/// nothing running, the line's first stands for it.
 pub(crate) async fn next_turn(tx: &mut SqliteConnection, owner: Option<&str>, priority: i32) -> Result<i64> {
     let turn = sqlx::query_scalar(
         "SELECT max(
              coalesce((SELECT max(turn) + 1 FROM videos WHERE status = 'queued' AND owner IS ?1 AND priority = ?2), 0),
-             coalesce((SELECT turn FROM videos WHERE status = 'queued' AND priority = ?2 ORDER BY turn LIMIT 1), 0))",
+             coalesce((SELECT max(turn) + 1 FROM videos
+                       WHERE status = 'in_progress' AND owner IS ?1 AND priority = ?2), 0),
+             coalesce((SELECT max(turn) FROM videos WHERE status = 'in_progress' AND priority = ?2),
+                      (SELECT min(turn) FROM videos WHERE status = 'queued' AND priority = ?2), 0))",
     )
     .bind(owner)
     .bind(priority)
@@ -70,13 +91,21 @@ pub(crate) async fn next_turn(tx: &mut SqliteConnection, owner: Option<&str>, pr
     Ok(turn)
 }
 
+/// The row's video, as far as it has come.
+fn laid_over(running: &HashMap<VideoId, Running>, mut row: Row) -> Video {
+    if let Some(running) = running.get(&row.video.id) {
+        running.lay_over(&mut row);
+    }
+    row.video
+}
+
 /// The video of an earlier request that this one repeats.
 async fn earlier(
     tx: &mut SqliteConnection,
     owner: Option<&KeyId>,
     submission: &Submission,
     now_ms: i64,
-) -> Result<Option<Video>> {
+) -> Result<Option<Row>> {
     let id: Option<String> = if let Some(key) = &submission.idempotency_key {
         let known: Option<(String, String)> =
             sqlx::query_as("SELECT fingerprint, video_id FROM idempotency_keys WHERE owner = ? AND key = ?")
@@ -106,7 +135,7 @@ async fn earlier(
     };
     let Some(id) = id else { return Ok(None) };
     let rows = sqlx::query("SELECT * FROM videos WHERE id = ?").bind(id).fetch_all(tx).await?;
-    Ok(one(&rows)?.map(|row| row.video))
+    one(&rows)
 }
 
 async fn check_limits(tx: &mut SqliteConnection, inner: &Inner, owner: Option<&KeyId>) -> Result<()> {

@@ -60,6 +60,12 @@ impl Queue {
         Ok(videos.iter().map(|video| self.estimate_at(video, places.get(&video.id).copied())).collect())
     }
 
+    /// How long until this running video is finished; none if it does not run, or nothing was measured yet. Costs
+    /// no look at the database.
+    pub fn remaining_ms(&self, id: VideoId) -> Option<u64> {
+        self.inner.hub.remaining_ms(id).map(|ms| ms as u64)
+    }
+
     /// How long until the line is empty, if nothing more comes.
     pub async fn line_eta_ms(&self) -> Result<Option<u64>> {
         let cost: f64 =

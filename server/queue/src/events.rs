@@ -95,7 +95,7 @@ pub struct DurableEvent {
 }
 
 /// Whose news to hear.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Topic {
     /// One video's.
     Video(VideoId),

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    DurableEvent, KeyId, Lease, Progress, Stage, Status, Topic, Video, VideoId, pace::Pace, row::Row,
+    DurableEvent, KeyId, Lease, Progress, Stage, Status, Topic, Video, VideoId, metrics, pace::Pace, row::Row,
 };
 
 /// How many items a subscriber may be behind before it must read the events and the row again.
@@ -76,7 +76,7 @@ pub enum Heard {
 pub(crate) struct Hub {
     news: broadcast::Sender<Arc<NewsItem>>,
     running: Mutex<HashMap<VideoId, Running>>,
-    previews: Mutex<HashMap<VideoId, usize>>,
+    previews: Mutex<HashMap<Topic, usize>>,
     pace: Mutex<Pace>,
     pub(crate) work: Notify,
     pub(crate) deliveries: Notify,
@@ -85,7 +85,7 @@ pub(crate) struct Hub {
 /// What the hub knows about a video that a worker has.
 #[derive(Debug, Clone)]
 pub(crate) struct Running {
-    generation: i64,
+    lease: Lease,
     attempt: u32,
     owner: Option<KeyId>,
     megapixels: f64,
@@ -95,6 +95,8 @@ pub(crate) struct Running {
     progress: Option<Progress>,
     /// The last denoising step heard of in this attempt, and when.
     last_step: Option<(u32, i64)>,
+    key_name: Option<String>,
+    started_at_ms: i64,
     written_at_ms: i64,
     cancel: CancellationToken,
 }
@@ -126,11 +128,16 @@ impl Hub {
     }
 
     /// A video was claimed; the news of it follow by [`Hub::publish`].
-    pub(crate) fn started(&self, row: &Row, now_ms: i64) -> CancellationToken {
+    pub(crate) fn started(
+        &self,
+        video: &Video,
+        lease: &Lease,
+        key_name: Option<String>,
+        now_ms: i64,
+    ) -> CancellationToken {
         let cancel = CancellationToken::new();
-        let video = &row.video;
         let running = Running {
-            generation: row.generation,
+            lease: lease.clone(),
             attempt: video.attempt,
             owner: video.owner.clone(),
             megapixels: video.params.megapixels(),
@@ -138,6 +145,8 @@ impl Hub {
             floor_percent: video.progress,
             progress: None,
             last_step: None,
+            key_name,
+            started_at_ms: now_ms,
             written_at_ms: now_ms,
             cancel: cancel.clone(),
         };
@@ -147,7 +156,7 @@ impl Hub {
 
     pub(crate) fn advance(&self, lease: &Lease, mut next: Progress, now_ms: i64) -> Advance {
         let mut all = lock(&self.running);
-        let Some(running) = all.get_mut(&lease.video_id).filter(|r| r.generation == lease.generation) else {
+        let Some(running) = all.get_mut(&lease.video_id).filter(|r| r.lease == *lease) else {
             return Advance::Lost;
         };
         next.percent = next.percent.clamp(running.floor_percent.min(99), 99);
@@ -168,16 +177,23 @@ impl Hub {
             let news = News::Progress { attempt: running.attempt, progress: next, step_ms };
             self.send(NewsItem { video_id: lease.video_id, owner: running.owner.clone(), news });
         }
-        if stage_changed || now_ms - running.written_at_ms >= WRITE_EVERY_MS {
+        // A clock that was set back must not stop the writing until it has caught up.
+        if stage_changed || !(0..WRITE_EVERY_MS).contains(&(now_ms - running.written_at_ms)) {
             running.written_at_ms = now_ms;
             return Advance::Write(next);
         }
         Advance::Published
     }
 
+    /// What subscribers know of the videos that run, and the rows may not.
+    pub(crate) fn reports(&self) -> Vec<(Lease, Progress)> {
+        let all = lock(&self.running);
+        all.values().filter_map(|running| Some((running.lease.clone(), running.progress?))).collect()
+    }
+
     pub(crate) fn preview(&self, lease: &Lease, step: u32, jpeg: Vec<u8>) {
         let all = lock(&self.running);
-        if let Some(running) = all.get(&lease.video_id).filter(|r| r.generation == lease.generation) {
+        if let Some(running) = all.get(&lease.video_id).filter(|r| r.lease == *lease) {
             let news = News::Preview { attempt: running.attempt, step, jpeg: jpeg.into() };
             self.send(NewsItem { video_id: lease.video_id, owner: running.owner.clone(), news });
         }
@@ -191,9 +207,10 @@ impl Hub {
             {
                 running.cancel.cancel();
             }
-        } else {
-            lock(&self.running).remove(&video.id);
+        } else if let Some(ran) = lock(&self.running).remove(&video.id) {
+            metrics::worked(ran.key_name.as_deref(), ran.started_at_ms, event.at_ms);
         }
+        metrics::happened(event, video);
         if video.status == Status::Queued {
             self.work.notify_one();
         }
@@ -233,7 +250,12 @@ impl Hub {
         })
     }
 
-    pub(crate) fn previews(&self) -> MutexGuard<'_, HashMap<VideoId, usize>> {
+    /// The API key of a running video.
+    pub(crate) fn owner_of(&self, id: VideoId) -> Option<KeyId> {
+        lock(&self.running).get(&id).and_then(|running| running.owner.clone())
+    }
+
+    pub(crate) fn previews(&self) -> MutexGuard<'_, HashMap<Topic, usize>> {
         lock(&self.previews)
     }
 
@@ -252,7 +274,7 @@ impl Running {
     /// Lays what is known in memory over a row of the same lease.
     pub(crate) fn lay_over(&self, row: &mut Row) {
         let video = &mut row.video;
-        if video.status != Status::InProgress || row.generation != self.generation {
+        if video.status != Status::InProgress || row.generation != self.lease.generation {
             return;
         }
         if let Some(live) = self.progress
@@ -278,7 +300,8 @@ impl Running {
             return None;
         }
         self.last_step = Some((next.step, now_ms));
-        Some((now_ms - at_ms).max(0) as f64 / f64::from(next.step - last))
+        // A clock that was set back measured nothing.
+        (now_ms >= at_ms).then(|| (now_ms - at_ms) as f64 / f64::from(next.step - last))
     }
 }
 
@@ -295,7 +318,15 @@ pub struct Subscription {
     topic: Topic,
     news: broadcast::Receiver<Arc<NewsItem>>,
     seq: i64,
-    seen: Option<Video>,
+    seen: Option<Seen>,
+}
+
+/// How far a video is for a subscriber that has read it. Not the video itself: thousands may follow one.
+#[derive(Debug)]
+struct Seen {
+    id: VideoId,
+    attempt: u32,
+    point: (Option<Stage>, u32, u8),
 }
 
 impl Subscription {
@@ -304,7 +335,7 @@ impl Subscription {
     pub fn seen(&mut self, seq: i64, video: Option<&Video>) {
         self.seq = self.seq.max(seq);
         if let Some(video) = video {
-            self.seen = Some(video.clone());
+            self.seen = Some(Seen { id: video.id, attempt: video.attempt, point: point(video) });
         }
     }
 
@@ -333,7 +364,7 @@ impl Subscription {
                 self.seen.as_ref().filter(|seen| seen.id == item.video_id).is_some_and(|seen| {
                     *attempt < seen.attempt
                         || (*attempt == seen.attempt
-                            && (Some(progress.stage), progress.step, progress.percent) <= point(seen))
+                            && (Some(progress.stage), progress.step, progress.percent) <= seen.point)
                 })
             }
             News::Preview { .. } => false,

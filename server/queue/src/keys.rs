@@ -4,7 +4,11 @@
 //! nothing away. (A slow hash would protect guessable secrets, and these are not.) Works beside a running server,
 //! which looks a key up at each request: a revoked key is refused from the next request on.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{
+    fmt::{self, Write as _},
+    path::Path,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -134,10 +138,11 @@ impl ApiKeys {
         .bind(to_json(&new.scopes))
         .bind(to_json(&new.limits))
         .bind(self.clock.now_ms())
-        .fetch_one(&self.pool)
+        // All rows, for only then the commit is behind it.
+        .fetch_all(&self.pool)
         .await;
         match made {
-            Ok(row) => Ok((read(&row)?, format!("{PREFIX}{id}_{secret}"))),
+            Ok(rows) => Ok((one(&rows)?.ok_or(sqlx::Error::RowNotFound)?, format!("{PREFIX}{id}_{secret}"))),
             Err(sqlx::Error::Database(e)) if e.is_unique_violation() => Err(Error::KeyNameTaken(new.name)),
             Err(error) => Err(error.into()),
         }
@@ -155,19 +160,28 @@ impl ApiKeys {
     /// # Errors
     /// [`Error::KeyNotFound`].
     pub async fn revoke(&self, name_or_id: &str) -> Result<ApiKey> {
-        let row = sqlx::query(
+        let rows = sqlx::query(
             "UPDATE api_keys SET revoked_at_ms = coalesce(revoked_at_ms, ?) WHERE name = ?2 OR id = ?2 RETURNING *",
         )
         .bind(self.clock.now_ms())
         .bind(name_or_id)
-        .fetch_optional(&self.pool)
+        .fetch_all(&self.pool)
         .await?;
-        row.as_ref().map(read).transpose()?.ok_or_else(|| Error::KeyNotFound(name_or_id.to_owned()))
+        one(&rows)?.ok_or_else(|| Error::KeyNotFound(name_or_id.to_owned()))
     }
 
     /// Whether keys were ever made: then every request needs one, even if all are revoked.
     pub async fn any(&self) -> Result<bool> {
         Ok(sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM api_keys)").fetch_one(&self.pool).await?)
+    }
+
+    /// The key with this id, unless it is revoked: whether one that was let in before still may.
+    pub async fn active(&self, id: &KeyId) -> Result<Option<ApiKey>> {
+        let row = sqlx::query("SELECT * FROM api_keys WHERE id = ? AND revoked_at_ms IS NULL")
+            .bind(&id.0)
+            .fetch_optional(&self.pool)
+            .await?;
+        row.as_ref().map(read).transpose()
     }
 
     /// The key that this text is, if it is one and not revoked.
@@ -186,6 +200,10 @@ impl ApiKeys {
     }
 }
 
+fn one(rows: &[SqliteRow]) -> Result<Option<ApiKey>> {
+    rows.first().map(read).transpose()
+}
+
 fn read(row: &SqliteRow) -> Result<ApiKey> {
     let id: String = row.try_get("id")?;
     let corrupt = |column| {
@@ -202,5 +220,8 @@ fn read(row: &SqliteRow) -> Result<ApiKey> {
 }
 
 fn digest(secret: &str) -> String {
-    Sha256::digest(secret.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(secret.as_bytes()).iter().fold(String::with_capacity(64), |mut hex, byte| {
+        write!(hex, "{byte:02x}").expect("a string takes any write");
+        hex
+    })
 }

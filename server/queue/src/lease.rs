@@ -73,7 +73,7 @@ pub struct Progress {
     pub percent: u8,
 }
 
-/// How much a step takes, as far as it was measured here.
+/// Where a video stands, and how long until it is finished.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
     /// Its place in the line, 1 being the next; none unless it waits.

@@ -59,7 +59,7 @@ impl Queue {
             let (delivered_at_ms, next_ms, error) = match outcome {
                 DeliveryOutcome::Delivered => (Some(now_ms), None, None),
                 DeliveryOutcome::Failed { error, retry_in_ms } => {
-                    (None, retry_in_ms.map(|ms| now_ms + ms), Some(error))
+                    (None, retry_in_ms.map(|ms| now_ms.saturating_add(ms)), Some(error))
                 }
             };
             sqlx::query(
@@ -71,7 +71,7 @@ impl Queue {
             .bind(next_ms)
             .bind(error)
             .bind(event_seq)
-            .execute(&mut *writer)
+            .execute(writer.ready().await?)
             .await?;
             Ok(())
         })

@@ -2,37 +2,38 @@
 //!
 //! In memory only. A worker asks [`Queue::previews_wanted`] before it makes one, so that nobody's wish costs nothing.
 
-use crate::{Lease, Queue, VideoId};
+use crate::{Lease, Queue, Topic, VideoId};
 
-/// A wish to see previews of one video; dropping it takes it back.
+/// A wish to see previews of a topic's videos; dropping it takes it back.
 #[derive(Debug)]
 pub struct PreviewWish {
     queue: Queue,
-    id: VideoId,
+    topic: Topic,
 }
 
 impl Drop for PreviewWish {
     fn drop(&mut self) {
         let mut wishes = self.queue.inner.hub.previews();
-        if let Some(count) = wishes.get_mut(&self.id) {
+        if let Some(count) = wishes.get_mut(&self.topic) {
             *count -= 1;
             if *count == 0 {
-                wishes.remove(&self.id);
+                wishes.remove(&self.topic);
             }
         }
     }
 }
 
 impl Queue {
-    /// Asks for previews of a video for as long as the wish is held.
-    pub fn wish_previews(&self, id: VideoId) -> PreviewWish {
-        *self.inner.hub.previews().entry(id).or_default() += 1;
-        PreviewWish { queue: self.clone(), id }
+    /// Asks for previews of a topic's videos for as long as the wish is held.
+    pub fn wish_previews(&self, topic: Topic) -> PreviewWish {
+        *self.inner.hub.previews().entry(topic.clone()).or_default() += 1;
+        PreviewWish { queue: self.clone(), topic }
     }
 
-    /// Whether anybody wants to see previews of a video.
+    /// Whether anybody wants to see previews of a running video.
     pub fn previews_wanted(&self, id: VideoId) -> bool {
-        self.inner.hub.previews().contains_key(&id)
+        let owner = self.inner.hub.owner_of(id);
+        self.inner.hub.previews().keys().any(|topic| topic.covers(id, owner.as_ref()))
     }
 
     /// Shows a picture of a running video, as JPEG, to whoever wants to see it. It is kept nowhere, and a worker

@@ -4,14 +4,18 @@
 //! Relies on one writing connection. Whoever holds the writer commits and publishes before letting go, which makes
 //! the order of the news the order of the commits. Reads go to other connections and wait for nobody.
 
-use std::{fs::File, future::Future, path::Path, sync::Arc};
+use std::{collections::HashMap, fs::File, future::Future, path::Path, sync::Arc};
 
 use sqlx::{SqliteConnection, SqlitePool, sqlite::SqliteRow};
 use tokio::sync::Mutex;
 
 use crate::{
-    ApiKeys, Clock, Error, KeyId, KeyLimits, Result, Subscription, Topic, Video, VideoId, database, hub::Hub,
-    pace::Pace, row::Row,
+    ApiKeys, Clock, Error, KeyId, KeyLimits, Result, Subscription, Topic, Video, VideoId,
+    database::{self, Writer},
+    hub::{Hub, Running},
+    metrics,
+    pace::Pace,
+    row::Row,
 };
 
 /// Finished videos from which the pace is known at the start.
@@ -38,7 +42,7 @@ pub struct Queue {
 }
 
 pub(crate) struct Inner {
-    pub(crate) writer: Mutex<SqliteConnection>,
+    pub(crate) writer: Mutex<Writer>,
     pub(crate) readers: SqlitePool,
     pub(crate) hub: Hub,
     pub(crate) clock: Arc<dyn Clock>,
@@ -102,14 +106,18 @@ impl Queue {
     ///
     /// # Errors
     /// [`Error::Locked`] while another process has it: `<path>.lock` is held until the last clone is dropped, or
-    /// the process dies.
+    /// the process dies. [`Error::Database`] also where it can be read and not written.
     pub async fn open(path: &Path, clock: Arc<dyn Clock>, options: QueueOptions) -> Result<Self> {
         let lock = database::lock(path)?;
         let mut writer = database::connect(path).await?;
         database::migrate(&mut writer).await?;
+        // SQLite lets a transaction begin on a file that it may only read: a server that could accept nothing says so
+        // here, not at its first request.
+        sqlx::query("UPDATE queue_state SET id = id").execute(&mut writer).await?;
         let hub = Hub::new(past_pace(&mut writer).await?);
+        metrics::begin();
         let readers = database::pool(database::options(path).create_if_missing(false).read_only(true));
-        let writer = Mutex::new(writer);
+        let writer = Mutex::new(Writer::new(writer, path));
         let inner = Inner { writer, readers, hub, clock, options, _lock: lock };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -139,11 +147,18 @@ impl Queue {
         )
         .bind(id.to_string());
         let rows = query.fetch_all(&self.inner.readers).await?;
-        let mut row = one(&rows)?.ok_or(Error::NotFound(id))?;
-        if let Some(running) = running.get(&id) {
-            running.lay_over(&mut row);
-        }
-        Ok((row.video, sqlx::Row::try_get(&rows[0], "last_seq")?))
+        let row = one(&rows)?.ok_or(Error::NotFound(id))?;
+        Ok((laid_over(row, &running), sqlx::Row::try_get(&rows[0], "last_seq")?))
+    }
+
+    /// Those of these videos that are there, as far as they have come, in no order.
+    pub async fn get_many(&self, ids: &[VideoId]) -> Result<Vec<Video>> {
+        let running = self.inner.hub.running();
+        let rows = sqlx::query("SELECT * FROM videos WHERE id IN (SELECT value FROM json_each(?))")
+            .bind(to_json(&ids))
+            .fetch_all(&self.inner.readers)
+            .await?;
+        rows.iter().map(|row| Ok(laid_over(Row::read(row)?, &running))).collect()
     }
 
     /// A part of all videos, in the order of their creation.
@@ -158,30 +173,25 @@ impl Queue {
             }
         }
         let running = self.inner.hub.running();
-        let (compare, direction) = match query.order {
-            Order::Ascending => (">", "ASC"),
-            Order::Descending => ("<", "DESC"),
+        // Before and behind every id: a comparison that is always there is one that an index serves.
+        let (compare, direction, outside) = match query.order {
+            Order::Ascending => (">", "ASC", ""),
+            Order::Descending => ("<", "DESC", "w"),
         };
         let owner = if query.owner.is_some() { "owner = ?3" } else { "?3 IS NULL" };
         // Four texts in all, none of them a client's.
         let text = format!(
-            "SELECT * FROM videos WHERE (?1 IS NULL OR id {compare} ?1) AND {owner} ORDER BY id {direction} LIMIT ?2"
+            "SELECT * FROM videos WHERE id {compare} ?1 AND {owner} ORDER BY id {direction} LIMIT ?2"
         );
         let rows = sqlx::query(sqlx::AssertSqlSafe(text))
-            .bind(query.after.map(|id| id.to_string()))
+            .bind(query.after.map_or(outside.to_owned(), |id| id.to_string()))
             // One more than asked for tells whether more follow.
             .bind(i64::from(query.limit) + 1)
             .bind(query.owner.map(|key| key.0))
             .fetch_all(&self.inner.readers)
             .await?;
-        let mut videos = Vec::with_capacity(rows.len());
-        for row in &rows {
-            let mut row = Row::read(row)?;
-            if let Some(running) = running.get(&row.video.id) {
-                running.lay_over(&mut row);
-            }
-            videos.push(row.video);
-        }
+        let videos = rows.iter().map(|row| Ok(laid_over(Row::read(row)?, &running)));
+        let mut videos = videos.collect::<Result<Vec<_>>>()?;
         let has_more = videos.len() > query.limit as usize;
         videos.truncate(query.limit as usize);
         Ok(Page { videos, has_more })
@@ -199,6 +209,11 @@ impl Queue {
         .fetch_one(&self.inner.readers)
         .await?;
         Ok(Counts { queued, in_progress, oldest_queued_at_ms, paused })
+    }
+
+    /// The time that the rows are written by.
+    pub fn now_ms(&self) -> i64 {
+        self.inner.clock.now_ms()
     }
 
     /// What an operator decided.
@@ -225,7 +240,7 @@ impl Queue {
         F: Future<Output = Result<T>> + Send + 'static,
     {
         match tokio::spawn(change(Arc::clone(&self.inner))).await {
-            Ok(result) => result,
+            Ok(result) => result.inspect_err(count_busy),
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
                 Err(_) => Err(Error::Stopping),
@@ -234,10 +249,29 @@ impl Queue {
     }
 }
 
+/// Another process held the database for longer than is waited for.
+fn count_busy(error: &Error) {
+    // SQLITE_BUSY; extended codes keep it in their low byte.
+    let code = |error: &sqlx::Error| error.as_database_error()?.code()?.parse::<i32>().ok();
+    if let Error::Database(error) = error
+        && code(error).is_some_and(|code| code & 0xff == 5)
+    {
+        ::metrics::counter!("cogvideox_db_busy_total").increment(1);
+    }
+}
+
 /// The only row of a result. Callers fetch all rows, because a statement that is dropped after its first row commits
 /// some time later, and a change must be committed before it is published.
 pub(crate) fn one(rows: &[SqliteRow]) -> Result<Option<Row>> {
     rows.first().map(Row::read).transpose()
+}
+
+/// The video of a row, as far as its worker says.
+fn laid_over(mut row: Row, running: &HashMap<VideoId, Running>) -> Video {
+    if let Some(running) = running.get(&row.video.id) {
+        running.lay_over(&mut row);
+    }
+    row.video
 }
 
 pub(crate) fn to_json(value: &impl serde::Serialize) -> String {

@@ -5,16 +5,19 @@
 
 use std::sync::Arc;
 
-use sqlx::{Connection as _, Sqlite, SqliteConnection, Transaction};
+use sqlx::{Sqlite, SqliteConnection, Transaction};
 
 use crate::{
     Error, EventKind, Finished, JobError, Lease, Owner, Queue, Rescued, Result, Status,
-    claims::lost,
+    claims::{lost, write_reports},
     events::{self, NewEvent},
     outbox,
     queue::{Inner, one, to_json},
     row::Row,
 };
+
+/// The detail of the event with which a row is taken over from a lost worker.
+pub(crate) const WORKER_LOST: &str = "worker_lost";
 
 impl Queue {
     /// Settles the video as completed. Its files must be in place and on the disk.
@@ -27,7 +30,7 @@ impl Queue {
         let lease = lease.clone();
         self.write(async move |inner| {
             let mut writer = inner.writer.lock().await;
-            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            let mut tx = writer.begin().await?;
             let Finished { output, timings, peak_memory_bytes } = finished;
             let files_bytes: u64 = output.files().map(|file| file.bytes).sum();
             let query = sqlx::query(
@@ -85,24 +88,10 @@ impl Queue {
         let lease = lease.clone();
         self.write(async move |inner| {
             let mut writer = inner.writer.lock().await;
-            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
-            let (code, message) = error.map(|e| (e.code, e.message)).unzip();
-            let query = sqlx::query(
-                "UPDATE videos SET
-                     status = ?, error_code = ?, error_message = ?, completed_at_ms = ?, checkpoint_step = NULL,
-                     lease_owner = NULL, heartbeat_at_ms = NULL
-                 WHERE id = ? AND lease_owner = ? AND lease_generation = ? AND status = 'in_progress'
-                 RETURNING *",
-            )
-            .bind(status.as_str())
-            .bind(&code)
-            .bind(message)
-            .bind(inner.clock.now_ms())
-            .bind(lease.video_id.to_string())
-            .bind(lease.owner.to_string())
-            .bind(lease.generation);
-            let row = one(&query.fetch_all(&mut *tx).await?)?.ok_or_else(|| lost(&lease))?;
-            release(&inner, tx, &row, code.as_deref()).await
+            let mut tx = writer.begin().await?;
+            write_reports(&mut tx, &inner).await?;
+            let row = end(&mut tx, &lease, status, error.as_ref(), inner.clock.now_ms()).await?;
+            release(&inner, tx, &row, error.as_ref().map(|e| e.code.as_str())).await
         })
         .await
     }
@@ -128,26 +117,33 @@ impl Queue {
         let lease = lease.clone();
         self.write(async move |inner| {
             let mut writer = inner.writer.lock().await;
-            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            let mut tx = writer.begin().await?;
+            write_reports(&mut tx, &inner).await?;
             let query = sqlx::query(
                 "UPDATE videos SET
-                     status = CASE WHEN cancel_requested_at_ms IS NULL THEN 'queued' ELSE 'cancelled' END,
-                     completed_at_ms = CASE WHEN cancel_requested_at_ms IS NULL THEN NULL ELSE ?1 END,
-                     low_memory = CASE WHEN ?5 IS NULL THEN low_memory ELSE 1 END,
-                     warnings = CASE WHEN ?5 IS NULL THEN warnings ELSE json_insert(warnings, '$[#]', ?5) END,
+                     status = 'queued',
+                     low_memory = CASE WHEN ?4 IS NULL THEN low_memory ELSE 1 END,
+                     warnings = CASE WHEN ?4 IS NULL THEN warnings ELSE json_insert(warnings, '$[#]', ?4) END,
                      stage = NULL, step = coalesce(checkpoint_step, 0), started_at_ms = NULL,
                      lease_owner = NULL, heartbeat_at_ms = NULL
-                 WHERE id = ?2 AND lease_owner = ?3 AND lease_generation = ?4 AND status = 'in_progress'
+                 WHERE id = ?1 AND lease_owner = ?2 AND lease_generation = ?3 AND status = 'in_progress'
+                       AND cancel_requested_at_ms IS NULL
                  RETURNING *",
             )
-            .bind(inner.clock.now_ms())
             .bind(lease.video_id.to_string())
             .bind(lease.owner.to_string())
             .bind(lease.generation)
             .bind(&low_memory_warning);
-            let row = one(&query.fetch_all(&mut *tx).await?)?.ok_or_else(|| lost(&lease))?;
-            let detail = if low_memory_warning.is_some() { "out_of_memory" } else { "worker_stopped" };
-            release(&inner, tx, &row, Some(detail)).await
+            let row = match one(&query.fetch_all(&mut *tx).await?)? {
+                Some(row) => row,
+                None => end(&mut tx, &lease, Status::Cancelled, None, inner.clock.now_ms()).await?,
+            };
+            let detail = match row.video.status {
+                Status::Queued if low_memory_warning.is_some() => Some("out_of_memory"),
+                Status::Queued => Some("worker_stopped"),
+                _ => None,
+            };
+            release(&inner, tx, &row, detail).await
         })
         .await
     }
@@ -159,37 +155,48 @@ impl Queue {
         let owner = owner.clone();
         self.write(async move |inner| {
             let mut writer = inner.writer.lock().await;
-            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            let mut tx = writer.begin().await?;
             let now_ms = inner.clock.now_ms();
-            let rows = sqlx::query(
+            write_reports(&mut tx, &inner).await?;
+            let stale_ms = now_ms - inner.options.lease_ms;
+            let mut rows = sqlx::query(
+                "UPDATE videos SET
+                     status = 'queued', lost_attempts = lost_attempts + 1,
+                     stage = NULL, step = coalesce(checkpoint_step, 0), started_at_ms = NULL,
+                     lease_owner = NULL, heartbeat_at_ms = NULL
+                 WHERE status = 'in_progress' AND (lease_owner <> ?1 OR heartbeat_at_ms < ?2)
+                       AND cancel_requested_at_ms IS NULL AND lost_attempts + 1 < ?3
+                 RETURNING *",
+            )
+            .bind(owner.to_string())
+            .bind(stale_ms)
+            .bind(inner.options.max_attempts)
+            .fetch_all(&mut *tx)
+            .await?;
+            // The others that are gone have come to their end.
+            let ended = sqlx::query(
                 "UPDATE videos SET
                      (status, error_code, error_message) = (
                          SELECT 'cancelled', NULL, NULL WHERE cancel_requested_at_ms IS NOT NULL
                          UNION ALL
                          SELECT 'failed', 'worker_lost', 'the server stopped ' || (lost_attempts + 1)
                                 || ' times in a row while working on this video, which came no further'
-                         WHERE lost_attempts + 1 >= ?3
-                         UNION ALL
-                         SELECT 'queued', NULL, NULL
                          LIMIT 1),
-                     completed_at_ms = CASE WHEN cancel_requested_at_ms IS NOT NULL OR lost_attempts + 1 >= ?3
-                                            THEN ?4 END,
-                     lost_attempts = lost_attempts + 1,
-                     stage = NULL, step = coalesce(checkpoint_step, 0), started_at_ms = NULL,
+                     completed_at_ms = ?3, lost_attempts = lost_attempts + 1, checkpoint_step = NULL,
                      lease_owner = NULL, heartbeat_at_ms = NULL
                  WHERE status = 'in_progress' AND (lease_owner <> ?1 OR heartbeat_at_ms < ?2)
                  RETURNING *",
             )
             .bind(owner.to_string())
-            .bind(now_ms - inner.options.lease_ms)
-            .bind(inner.options.max_attempts)
+            .bind(stale_ms)
             .bind(now_ms)
             .fetch_all(&mut *tx)
             .await?;
+            rows.extend(ended);
             let mut released = Vec::with_capacity(rows.len());
             for row in &rows {
                 let row = Row::read(row)?;
-                let told = NewEvent { actor: None, detail: Some("worker_lost") };
+                let told = NewEvent { actor: None, detail: Some(WORKER_LOST) };
                 let kind = EventKind::of(row.video.status);
                 let event = events::append(&mut tx, &row.video, kind, now_ms, told).await?;
                 released.push((event, row.video));
@@ -211,6 +218,31 @@ impl Queue {
         })
         .await
     }
+}
+
+/// Settles the row of a lease as failed or cancelled.
+async fn end(
+    tx: &mut SqliteConnection,
+    lease: &Lease,
+    status: Status,
+    error: Option<&JobError>,
+    now_ms: i64,
+) -> Result<Row> {
+    let query = sqlx::query(
+        "UPDATE videos SET
+             status = ?, error_code = ?, error_message = ?, completed_at_ms = ?, checkpoint_step = NULL,
+             lease_owner = NULL, heartbeat_at_ms = NULL
+         WHERE id = ? AND lease_owner = ? AND lease_generation = ? AND status = 'in_progress'
+         RETURNING *",
+    )
+    .bind(status.as_str())
+    .bind(error.map(|e| e.code.as_str()))
+    .bind(error.map(|e| e.message.as_str()))
+    .bind(now_ms)
+    .bind(lease.video_id.to_string())
+    .bind(lease.owner.to_string())
+    .bind(lease.generation);
+    one(&query.fetch_all(tx).await?)?.ok_or_else(|| lost(lease))
 }
 
 /// Writes the event of a row that has just left its worker, commits both, and tells.

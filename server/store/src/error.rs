@@ -13,7 +13,7 @@ pub enum Error {
     #[error("{0} is not in the store")]
     NotFound(String),
     /// A key that the server would not make.
-    #[error("{0:?} is not a key, expected [a-z0-9_]+.mp4")]
+    #[error("{0:?} is not a key, expected [a-z0-9_]+.(mp4|webp|jpg|ckpt)")]
     InvalidKey(String),
     /// The file system said no.
     #[error("cannot {action} {path}: {source}")]
@@ -33,6 +33,14 @@ pub enum Error {
 impl Error {
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io { action, path: path.to_owned(), source }
+    }
+
+    /// An error of a reader, who may have asked for what is not there.
+    pub(crate) fn reading(key: String, action: &'static str, path: &Path, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::NotFound => Self::NotFound(key),
+            _ => Self::io(action, path, source),
+        }
     }
 }
 

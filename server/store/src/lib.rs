@@ -1,16 +1,17 @@
-//! Where finished videos lie: one folder of MP4 files.
+//! Where videos lie, with their pictures and the checkpoints of those in the making: one folder of files.
 //!
 //! A file is there whole or not at all: it is written under a temporary name, synced, renamed, and the folder synced,
-//! so that once [`VideoStore::put`] returns, not even a power cut takes the file back. This crate relies on a local
-//! file system and knows nothing of videos, rows or requests; the keys are made by the server, never by a client.
+//! so that once [`VideoStore::put`] returns, not even a power cut takes the file back ([`VideoStore::put_volatile`]
+//! leaves out the syncing). This crate relies on a local file system and knows nothing of videos, rows or requests,
+//! nor of what is in a file; the keys are made by the server, never by a client.
 
 mod error;
+mod write;
 
 use std::{
     collections::HashSet,
-    fmt::Write as _,
     fs::{self, File},
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -19,12 +20,15 @@ use std::{
 };
 
 pub use error::{Error, Result};
-use sha2::{Digest as _, Sha256};
+use write::{Durability, Write};
+
+/// What keys end in: videos, posters, contact sheets and previews, checkpoints.
+const KINDS: [&str; 4] = ["mp4", "webp", "jpg", "ckpt"];
 
 /// What temporary names end in; no key does.
 const TEMPORARY: &str = ".part";
 
-/// A folder of finished videos. Clones share it.
+/// A folder of videos and what belongs to them. Clones share it.
 #[derive(Debug, Clone)]
 pub struct VideoStore {
     folder: Arc<Path>,
@@ -73,17 +77,26 @@ impl VideoStore {
     /// # Errors
     /// [`Error::InvalidKey`]; [`Error::Io`], and then nothing is left of it.
     pub async fn put(&self, key: &str, content: Vec<u8>) -> Result<Stored> {
+        self.write(key, content, Durability::Synced).await
+    }
+
+    /// Writes a file as [`Self::put`] does, but leaves it to the system when it reaches the disk: for checkpoints,
+    /// which are written often and whose loss only costs time. Readers and a killed server still find the old file or
+    /// the new one, whole; after a power cut it may be gone or torn, which [`Stored::sha256`] tells.
+    ///
+    /// # Errors
+    /// [`Error::InvalidKey`]; [`Error::Io`], and then nothing is left of it.
+    pub async fn put_volatile(&self, key: &str, content: Vec<u8>) -> Result<Stored> {
+        self.write(key, content, Durability::Volatile).await
+    }
+
+    async fn write(&self, key: &str, content: Vec<u8>, durability: Durability) -> Result<Stored> {
         let path = self.path(key)?;
         let write = self.writes.fetch_add(1, Ordering::Relaxed);
         let temporary = self.folder.join(format!("{key}.{write}{TEMPORARY}"));
         let folder = Arc::clone(&self.folder);
         blocking(move || {
-            let written = write_durably(&temporary, &path, &folder, &content);
-            if written.is_err() {
-                // The write's own error is the one to tell; what cannot be removed now is swept at the next start.
-                let _ = fs::remove_file(&temporary);
-            }
-            written.map(|()| Stored { bytes: content.len() as u64, sha256: sha256(&content) })
+            Write { folder: &folder, temporary: &temporary, path: &path, durability }.run(&content)
         })
         .await
     }
@@ -96,14 +109,21 @@ impl VideoStore {
         let path = self.path(key)?;
         let key = key.to_owned();
         blocking(move || {
-            let file = File::open(&path).map_err(|e| match e.kind() {
-                io::ErrorKind::NotFound => Error::NotFound(key),
-                _ => Error::io("open", &path, e),
-            })?;
+            let file = File::open(&path).map_err(|e| Error::reading(key, "open", &path, e))?;
             let bytes = file.metadata().map_err(|e| Error::io("read the length of", &path, e))?.len();
             Ok(StoredFile { file: tokio::fs::File::from_std(file), bytes })
         })
         .await
+    }
+
+    /// Reads a whole file: for small ones, and checkpoints.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::InvalidKey`]; [`Error::Io`].
+    pub async fn read(&self, key: &str) -> Result<Vec<u8>> {
+        let path = self.path(key)?;
+        let key = key.to_owned();
+        blocking(move || fs::read(&path).map_err(|e| Error::reading(key, "read", &path, e))).await
     }
 
     /// Removes a file; one that is not there is as good as removed.
@@ -116,28 +136,61 @@ impl VideoStore {
         .await
     }
 
-    /// Removes what a killed server may have left: temporary files, and finished ones that are not in `known`. Files
-    /// of any other name are none of ours and stay. For the start only, before anything is put.
+    /// Bytes that the server's user can still write to the folder's file system.
+    pub async fn free_bytes(&self) -> Result<u64> {
+        let folder = Arc::clone(&self.folder);
+        blocking(move || {
+            let system = rustix::fs::statvfs(&*folder)
+                .map_err(|e| Error::io("read the free space of", &folder, e.into()))?;
+            Ok(system.f_bavail.saturating_mul(system.f_frsize))
+        })
+        .await
+    }
+
+    /// Length of the store's files together, temporary ones too, in bytes. Others' files in the folder do not count.
+    pub async fn used_bytes(&self) -> Result<u64> {
+        let folder = Arc::clone(&self.folder);
+        blocking(move || {
+            let mut used = 0;
+            for (path, _) in own_files(&folder)? {
+                match fs::symlink_metadata(&path) {
+                    Ok(file) => used += file.len(),
+                    // Deleted, or renamed by its writer, since the folder was listed.
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(Error::io("read the length of", &path, e)),
+                }
+            }
+            Ok(used)
+        })
+        .await
+    }
+
+    /// Removes what a killed server may have left: temporary files, and those of any kind that are not in `known`.
+    /// Files of any other name are none of ours and stay. For the start only, before anything is put.
     pub async fn sweep(&self, known: HashSet<String>) -> Result<Swept> {
         let folder = Arc::clone(&self.folder);
         blocking(move || {
-            let unreadable = |e| Error::io("list", &folder, e);
             let mut swept = Swept::default();
-            for entry in fs::read_dir(&folder).map_err(unreadable)? {
-                let entry = entry.map_err(unreadable)?;
-                let name = entry.file_name();
-                let Some(name) = name.to_str() else { continue };
-                let count = if is_temporary(name) {
-                    &mut swept.leftovers
-                } else if is_key(name) && !known.contains(name) {
-                    &mut swept.orphans
-                } else {
-                    continue;
+            for (path, name) in own_files(&folder)? {
+                let count = match name {
+                    Name::Temporary => &mut swept.leftovers,
+                    Name::Key(key) if !known.contains(&key) => &mut swept.orphans,
+                    Name::Key(_) => continue,
                 };
-                fs::remove_file(entry.path()).map_err(|e| Error::io("delete", &entry.path(), e))?;
+                fs::remove_file(&path).map_err(|e| Error::io("delete", &path, e))?;
                 *count += 1;
             }
             Ok(swept)
+        })
+        .await
+    }
+
+    /// The keys of all files that are there.
+    pub async fn keys(&self) -> Result<Vec<String>> {
+        let folder = Arc::clone(&self.folder);
+        blocking(move || {
+            let files = own_files(&folder)?.into_iter();
+            Ok(files.filter_map(|(_, name)| if let Name::Key(key) = name { Some(key) } else { None }).collect())
         })
         .await
     }
@@ -147,9 +200,32 @@ impl VideoStore {
     }
 }
 
+/// What a file of the store is called.
+enum Name {
+    Key(String),
+    Temporary,
+}
+
+/// The files in the folder that bear a name of ours.
+fn own_files(folder: &Path) -> Result<Vec<(PathBuf, Name)>> {
+    let unreadable = |e| Error::io("list", folder, e);
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        match entry.file_name().into_string() {
+            Ok(name) if is_temporary(&name) => files.push((entry.path(), Name::Temporary)),
+            Ok(name) if is_key(&name) => files.push((entry.path(), Name::Key(name))),
+            _ => {}
+        }
+    }
+    Ok(files)
+}
+
 fn is_key(name: &str) -> bool {
-    name.strip_suffix(".mp4").is_some_and(|stem| {
-        !stem.is_empty() && stem.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+    name.split_once('.').is_some_and(|(stem, kind)| {
+        KINDS.contains(&kind)
+            && !stem.is_empty()
+            && stem.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'))
     })
 }
 
@@ -157,22 +233,6 @@ fn is_temporary(name: &str) -> bool {
     name.strip_suffix(TEMPORARY)
         .and_then(|rest| rest.rsplit_once('.'))
         .is_some_and(|(key, write)| is_key(key) && write.bytes().all(|b| b.is_ascii_digit()))
-}
-
-fn write_durably(temporary: &Path, path: &Path, folder: &Path, content: &[u8]) -> Result<()> {
-    let mut file = File::create(temporary).map_err(|e| Error::io("create", temporary, e))?;
-    file.write_all(content).map_err(|e| Error::io("write", temporary, e))?;
-    file.sync_all().map_err(|e| Error::io("sync", temporary, e))?;
-    fs::rename(temporary, path).map_err(|e| Error::io("rename to", path, e))?;
-    // The name is an entry of the folder, and as volatile as any write until that is synced too.
-    File::open(folder).and_then(|f| f.sync_all()).map_err(|e| Error::io("sync", folder, e))
-}
-
-fn sha256(content: &[u8]) -> String {
-    Sha256::digest(content).iter().fold(String::with_capacity(64), |mut hex, byte| {
-        write!(hex, "{byte:02x}").expect("a string takes any write");
-        hex
-    })
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

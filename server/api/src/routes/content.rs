@@ -1,4 +1,4 @@
-//! Downloading a finished video: the whole file or a part of it.
+//! Downloading a finished video, or a picture of it: the whole file or a part of it.
 //!
 //! tower-http's `ServeFile` is not used: its etag is made of length and time of change where ours is the file's
 //! SHA-256, and it does not know `If-Range`. `http-range-header` and `headers` read the headers.
@@ -11,11 +11,12 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use headers::{ETag, HeaderMapExt, IfNoneMatch, IfRange};
 use http_range_header::{RangeUnsatisfiableError, parse_range_header};
-use queue::{Output, Status, VideoId};
+use queue::{Output, OutputFile, Scope, Status, Video, VideoId};
 use store::StoredFile;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
+use crate::auth::Caller;
 use crate::error::{Code, Error, Result, ascii};
 use crate::fields::{Fields, quoted};
 use crate::openapi::ContentErrors;
@@ -34,16 +35,20 @@ const CHUNK_BYTES: usize = 64 << 10;
     operation_id = "download_video",
     params(
         VideoPathParams,
-        ("variant" = Option<Variant>, Query, description = "`video`, the default, is the only one made so far."),
+        ("variant" = Option<Variant>, Query, description = "`video` by default; a picture may be missing."),
         ("download" = Option<Download>, Query, description = "0 to have browsers play it instead of saving it."),
     ),
     responses(
-        (status = OK, description = "The MP4.", content_type = "video/mp4", body = Mp4, headers(
+        (status = OK, description = "The file.", content(
+            (File = "video/mp4"), (File = "image/webp"), (File = "image/jpeg"),
+        ), headers(
             ("etag" = String, description = "SHA-256 of the file."),
             ("accept-ranges" = String, description = "`bytes`."),
             ("content-disposition" = String, description = "A file name."),
         )),
-        (status = PARTIAL_CONTENT, description = "The bytes asked for.", content_type = "video/mp4", body = Mp4, headers(
+        (status = PARTIAL_CONTENT, description = "The bytes asked for.", content(
+            (File = "video/mp4"), (File = "image/webp"), (File = "image/jpeg"),
+        ), headers(
             ("content-range" = String, description = "Which bytes these are."),
             ("etag" = String, description = "SHA-256 of the file."),
         )),
@@ -55,11 +60,12 @@ const CHUNK_BYTES: usize = 64 << 10;
 )]
 pub(crate) async fn download(
     State(state): State<AppState>,
+    caller: Caller,
     VideoPath(id): VideoPath,
     Query(fields): Query,
     request: HeaderMap,
 ) -> Result<Response> {
-    let (output, mut headers) = prepare(&state, id, fields).await?;
+    let (output, mut headers) = prepare(&state, &caller, id, fields).await?;
     if not_modified(&request, &headers) {
         return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
     }
@@ -75,10 +81,11 @@ pub(crate) async fn download(
     Ok((StatusCode::PARTIAL_CONTENT, headers, stream(file.take(length))).into_response())
 }
 
-async fn open(state: &AppState, id: VideoId, output: &Output) -> Result<StoredFile> {
+async fn open(state: &AppState, id: VideoId, output: &OutputFile) -> Result<StoredFile> {
     match state.store.open_file(&output.key).await {
-        // Perhaps deleted since its row was read; then the video is what is missing.
+        // Perhaps deleted or expired since its row was read; then that is the answer.
         Err(store::Error::NotFound(key)) => match state.queue.get(id).await {
+            Ok(video) if video.expired_at_ms.is_some() => Err(expired()),
             Ok(_) => Err(store::Error::NotFound(key).into()),
             Err(gone) => Err(gone.into()),
         },
@@ -100,7 +107,7 @@ fn stream(file: impl AsyncRead + Send + 'static) -> Body {
     operation_id = "download_video_headers",
     params(
         VideoPathParams,
-        ("variant" = Option<Variant>, Query, description = "`video`, the default, is the only one made so far."),
+        ("variant" = Option<Variant>, Query, description = "`video` by default; a picture may be missing."),
         ("download" = Option<Download>, Query, description = "0 to have browsers play it instead of saving it."),
     ),
     responses(
@@ -117,11 +124,12 @@ fn stream(file: impl AsyncRead + Send + 'static) -> Body {
 )]
 pub(crate) async fn head(
     State(state): State<AppState>,
+    caller: Caller,
     VideoPath(id): VideoPath,
     Query(fields): Query,
     request: HeaderMap,
 ) -> Result<Response> {
-    let (output, mut headers) = prepare(&state, id, fields).await?;
+    let (output, mut headers) = prepare(&state, &caller, id, fields).await?;
     if not_modified(&request, &headers) {
         return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
     }
@@ -129,19 +137,65 @@ pub(crate) async fn head(
     Ok(headers.into_response())
 }
 
-/// An MP4 file.
+/// A file.
 #[derive(utoipa::ToSchema)]
 #[schema(value_type = String, format = Binary)]
 #[expect(dead_code, reason = "documents the body, which is streamed")]
-pub(crate) struct Mp4(Vec<u8>);
+pub(crate) struct File(Vec<u8>);
 
 /// The parts of a video's content.
-#[derive(utoipa::ToSchema)]
+#[derive(Clone, Copy, utoipa::ToSchema)]
 #[schema(rename_all = "lowercase")]
-#[expect(dead_code, reason = "documents the parameter, whose refusals have their own words")]
 pub(crate) enum Variant {
     /// The MP4.
     Video,
+    /// A still picture, WebP.
+    Thumbnail,
+    /// Many small pictures on one sheet, JPEG.
+    Spritesheet,
+}
+
+impl Variant {
+    fn from_fields(fields: &mut Fields) -> Result<Self> {
+        match fields.string("variant")?.as_deref() {
+            None | Some("video") => Ok(Self::Video),
+            Some("thumbnail") => Ok(Self::Thumbnail),
+            Some("spritesheet") => Ok(Self::Spritesheet),
+            Some(other) => {
+                let message =
+                    format!("'variant' must be video, thumbnail or spritesheet, found {}", quoted(other));
+                Err(Error::param(Code::UnknownVariant, "variant", message))
+            }
+        }
+    }
+
+    /// The variant's file, if it was made.
+    fn of(self, output: Output) -> Result<OutputFile> {
+        let (file, name) = match self {
+            Self::Video => return Ok(output.video),
+            Self::Thumbnail => (output.thumbnail, "thumbnail"),
+            Self::Spritesheet => (output.spritesheet, "spritesheet"),
+        };
+        let missing = || format!("this video was made without a {name}");
+        file.ok_or_else(|| Error::param(Code::VariantNotAvailable, "variant", missing()))
+    }
+
+    fn content_type(self) -> &'static str {
+        match self {
+            Self::Video => "video/mp4",
+            Self::Thumbnail => "image/webp",
+            Self::Spritesheet => "image/jpeg",
+        }
+    }
+
+    /// What browsers save it under.
+    fn file_name(self, id: VideoId) -> String {
+        match self {
+            Self::Video => format!("{id}.mp4"),
+            Self::Thumbnail => format!("{id}_thumbnail.webp"),
+            Self::Spritesheet => format!("{id}_spritesheet.jpg"),
+        }
+    }
 }
 
 /// Whether a browser saves the file.
@@ -157,43 +211,45 @@ pub(crate) enum Download {
 }
 
 /// The file behind the request, and the headers that describe it.
-async fn prepare(state: &AppState, id: VideoId, mut fields: Fields) -> Result<(Output, HeaderMap)> {
-    match fields.string("variant")?.as_deref() {
-        None | Some("video") => {}
-        Some(variant @ ("thumbnail" | "spritesheet")) => {
-            let message = format!("this server does not make a {variant}; 'variant' must be video");
-            return Err(Error::param(Code::UnsupportedVariant, "variant", message));
-        }
-        Some(other) => {
-            let message = format!("'variant' must be video, found {}", quoted(other));
-            return Err(Error::param(Code::UnknownVariant, "variant", message));
-        }
-    }
-    let disposition = if fields.integer("download", &(0..=1), Code::InvalidType)?.unwrap_or(1) == 0 {
-        "inline"
-    } else {
-        "attachment"
-    };
+async fn prepare(
+    state: &AppState,
+    caller: &Caller,
+    id: VideoId,
+    mut fields: Fields,
+) -> Result<(OutputFile, HeaderMap)> {
+    caller.require(Scope::Read)?;
+    let variant = Variant::from_fields(&mut fields)?;
+    let inline = fields.integer("download", &(0..=1), Code::InvalidType)?.unwrap_or(1) == 0;
     fields.finish()?;
-    let row = state.queue.get(id).await?;
-    let output = match (row.status, row.output, row.error) {
-        (Status::Completed, Some(output), _) => output,
-        (Status::Cancelled, ..) => return Err(Error::refused(Code::Cancelled, "the video was cancelled")),
-        (_, _, Some(error)) => return Err(Error::VideoFailed { code: error.code, message: error.message }),
-        (status, ..) => {
-            return Err(Error::refused(
-                Code::VideoNotReady,
-                format!("the video is {status}, it has no content yet"),
-            ));
-        }
-    };
+    let file = variant.of(finished(caller.find(state, id).await?)?)?;
+    let disposition = if inline { "inline" } else { "attachment" };
     let mut headers = HeaderMap::new();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("video/mp4"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(variant.content_type()));
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=31536000, immutable"));
-    headers.insert(header::ETAG, ascii(format!("\"{}\"", output.sha256)));
-    headers.insert(header::CONTENT_DISPOSITION, ascii(format!("{disposition}; filename=\"{id}.mp4\"")));
-    Ok((output, headers))
+    headers.insert(header::ETAG, ascii(format!("\"{}\"", file.sha256)));
+    let disposition = format!("{disposition}; filename=\"{}\"", variant.file_name(id));
+    headers.insert(header::CONTENT_DISPOSITION, ascii(disposition));
+    Ok((file, headers))
+}
+
+/// The files of a finished video, or why there are none.
+fn finished(row: Video) -> Result<Output> {
+    if row.expired_at_ms.is_some() {
+        return Err(expired());
+    }
+    match (row.status, row.output, row.error) {
+        (Status::Completed, Some(output), _) => Ok(output),
+        (Status::Cancelled, ..) => Err(Error::refused(Code::Cancelled, "the video was cancelled")),
+        (_, _, Some(error)) => Err(Error::VideoFailed { code: error.code, message: error.message }),
+        (status, ..) => {
+            Err(Error::refused(Code::VideoNotReady, format!("the video is {status}, it has no content yet")))
+        }
+    }
+}
+
+fn expired() -> Error {
+    Error::refused(Code::VideoExpired, "the video's files were removed to make room")
 }
 
 fn not_modified(request: &HeaderMap, file: &HeaderMap) -> bool {

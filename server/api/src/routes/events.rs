@@ -1,307 +1,168 @@
-//! A video's progress as server-sent events.
+//! Following one video, or all that the caller sees, as server-sent events.
 //!
-//! The queue's news are subscribed to before the row is read, so nothing falls between; a reader too slow for the
-//! news is brought up to date from the row, which has the end if there is one. Leaving the stream cancels nothing.
-
-use std::collections::VecDeque;
-use std::convert::Infallible;
-use std::time::Duration;
+//! Each subscribes before it reads anything, so nothing falls between; what is told then is `sse`'s business.
 
 use axum::extract::State;
-use axum::http::{HeaderName, header};
-use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::Stream;
-use queue::{Progress, Status, Subscription, VideoId};
-use serde::Serialize;
-use tokio::sync::watch;
-use tokio::time::Instant;
-use utoipa::ToSchema;
-use utoipa::openapi::schema::{Object, ObjectBuilder, OneOfBuilder, Schema, Type};
-use utoipa::openapi::{Ref, RefOr};
+use queue::{Scope, Topic, VideoId};
 
-use crate::error::{Code, Result};
-use crate::openapi::LookupErrors;
-use crate::query::{VideoPath, VideoPathParams};
-use crate::state::{AppState, Health};
-use crate::video::{VideoStage, eta_seconds, show};
+use crate::auth::Caller;
+use crate::error::{Code, Result, video_not_found};
+use crate::fields::Fields;
+use crate::openapi::{FollowAllErrors, FollowErrors};
+use crate::query::{Query, VideoPath, VideoPathParams};
+use crate::sse::cursor::cursor;
+use crate::sse::kind::VideoEvent;
+use crate::sse::reader::{Opening, Reader};
+use crate::state::AppState;
+use crate::tickets::Listener;
 
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-const RECONNECT_AFTER: Duration = Duration::from_secs(3);
-
-/// One sort of event: its name, what it means and the schema of its data.
-struct Kind {
-    name: &'static str,
-    meaning: &'static str,
-    data: &'static str,
+/// How a stream was asked for.
+struct Wish {
+    cursor: Option<i64>,
+    previews: bool,
 }
 
-const fn kind(name: &'static str, meaning: &'static str, data: &'static str) -> Kind {
-    Kind { name, meaning, data }
-}
-
-const SNAPSHOT: Kind =
-    kind("video.snapshot", "The video as it is: first of all, and again after events were lost.", "Video");
-const STARTED: Kind = kind("video.started", "The worker began it.", "Video");
-const QUEUED: Kind = kind("video.queued", "The worker gave it back; it waits again.", "Video");
-const CANCELLING: Kind = kind("video.cancelling", "It is to be stopped.", "Video");
-const STAGE: Kind = kind("video.stage", "The worker does something else now.", "StageEvent");
-const PROGRESS: Kind =
-    kind("video.progress", "A denoising step is done, or a part of another stage.", "ProgressEvent");
-const COMPLETED: Kind = kind("video.completed", "The file can be downloaded; the stream ends.", "Video");
-const FAILED: Kind = kind("video.failed", "It could not be made; the stream ends.", "Video");
-const CANCELLED: Kind = kind("video.cancelled", "It was stopped; the stream ends.", "Video");
-const ERROR: Kind = kind("error", "The stream ends before the video does; connect again.", "StreamError");
-
-impl Kind {
-    fn event(&self, data: &impl Serialize) -> Event {
-        let data = serde_json::to_string(data).expect("plain structs with string keys become JSON");
-        Event::default().event(self.name).data(data)
+impl Wish {
+    async fn of(state: &AppState, headers: &HeaderMap, mut fields: Fields) -> Result<Self> {
+        // The caller was known by it.
+        fields.string("ticket")?;
+        let previews = fields.integer("preview", &(0..=1), Code::InvalidType)?.unwrap_or(0) == 1;
+        let cursor = cursor(state, headers, &mut fields).await?;
+        fields.finish()?;
+        Ok(Self { cursor, previews })
     }
-
-    fn schema(&self) -> Object {
-        let data = ObjectBuilder::new()
-            .schema_type(Type::String)
-            .content_media_type("application/json")
-            .content_schema(Some(Ref::from_schema_name(self.data)));
-        let name = ObjectBuilder::new().schema_type(Type::String).enum_values(Some([self.name]));
-        let retry = ObjectBuilder::new().schema_type(Type::Integer);
-        ObjectBuilder::new()
-            .description(Some(self.meaning))
-            .property("event", name)
-            .property("data", data)
-            .property("retry", retry)
-            .required("event")
-            .required("data")
-            .build()
-    }
-}
-
-/// Documents one event of the stream.
-pub(crate) struct VideoEvent;
-
-impl utoipa::PartialSchema for VideoEvent {
-    fn schema() -> RefOr<Schema> {
-        let kinds =
-            [SNAPSHOT, STARTED, QUEUED, CANCELLING, STAGE, PROGRESS, COMPLETED, FAILED, CANCELLED, ERROR];
-        let one_of = kinds.iter().fold(OneOfBuilder::new(), |one_of, kind| one_of.item(kind.schema()));
-        Schema::from(one_of).into()
-    }
-}
-
-impl ToSchema for VideoEvent {}
-
-/// The data of `video.stage`.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct StageEvent {
-    /// What is being done.
-    stage: VideoStage,
-}
-
-/// The data of `video.progress`.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct ProgressEvent {
-    /// Denoising steps done.
-    step: u32,
-    /// Denoising steps in all.
-    total_steps: u32,
-    /// Percent of the whole video.
-    #[schema(maximum = 99)]
-    percent: u8,
-    /// Seconds the last step took, once two were seen.
-    #[schema(required)]
-    step_seconds: Option<f64>,
-    /// Seconds until the video is done, as far as its progress so far tells.
-    #[schema(required)]
-    eta_seconds: Option<f64>,
-}
-
-/// The data of `error`.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct StreamError {
-    /// For programs.
-    code: String,
-    /// For people.
-    message: String,
 }
 
 /// Follow a video.
 ///
-/// Server-sent events: `video.snapshot` with the video first, then what happens to it, and at its end
-/// `video.completed`, `video.failed` or `video.cancelled` with the video, whereupon the stream ends. A comment
-/// every 15 s keeps the connection open. Closing the stream does not stop the video.
+/// Server-sent events: `video.snapshot` with the video first, then, for whoever comes back with an id, what it has
+/// missed, then what happens; the stream ends after `video.completed`, `video.failed` or `video.cancelled`. A finished
+/// video is told with its end at once, and answered with 204 to whoever has that already, so that browsers stop coming
+/// back. Ids rise; a cursor that is no id of this server is as good as none. A comment every 15 s keeps the
+/// connection open. A slow reader is not told every step, but everything else. Closing the stream does not stop the
+/// video.
 #[utoipa::path(
     get,
     path = "/v1/videos/{video_id}/events",
     tag = "videos",
     operation_id = "follow_video",
-    params(VideoPathParams),
+    params(
+        VideoPathParams,
+        ("last-event-id" = Option<String>, Header, description = "The id of the last event that was received."),
+        ("last_event_id" = Option<String>, Query, description = "The same, for those who cannot send the header."),
+        ("after_seq" = Option<String>, Query, description = "The same."),
+        ("preview" = Option<u8>, Query, description = "1 for `video.preview` events as well."),
+        ("ticket" = Option<String>, Query, description = "A ticket, in place of an API key."),
+    ),
     responses(
         (status = OK, description = "The events; each is one `VideoEvent`, its name in `event:` and its data in `data:`.",
             content_type = "text/event-stream", body = VideoEvent),
-        LookupErrors,
+        (status = NO_CONTENT, description = "The video is finished, and the reader knows."),
+        FollowErrors,
     ),
 )]
-pub(crate) async fn follow(State(state): State<AppState>, VideoPath(id): VideoPath) -> Result<Response> {
-    let mut news = state.queue.subscribe(id);
-    let row = state.queue.get(id).await?;
-    news.seen(&row);
-    let mut follower = Follower {
-        id,
-        news,
-        health: state.health.clone(),
-        pending: VecDeque::new(),
-        ended: false,
-        started_at_ms: None,
-        stage: None,
-        last_step: None,
-        state,
+pub(crate) async fn follow(
+    State(state): State<AppState>,
+    Listener(caller): Listener,
+    VideoPath(id): VideoPath,
+    Query(fields): Query,
+    headers: HeaderMap,
+) -> Result<Response> {
+    caller.require(Scope::Read)?;
+    let wish = Wish::of(&state, &headers, fields).await?;
+    let place = state.streams.open(caller.owner(), &state.limits)?;
+    let topic = Topic::Video(id);
+    let news = state.queue.subscribe(topic.clone());
+    let (snapshot, newest) = find(&state, &caller, id, wish.cursor).await?;
+    let finished = snapshot.as_ref().is_none_or(|video| video.status.is_terminal());
+    let cursor = match wish.cursor {
+        Some(cursor) if finished && cursor >= newest => {
+            return Ok((StatusCode::NO_CONTENT, [(header::CACHE_CONTROL, "no-store")]).into_response());
+        }
+        Some(cursor) => cursor,
+        // Before the end, so that a reader who is cut off before it was told comes back for it.
+        None if finished => (newest - 1).max(0),
+        None => newest,
     };
-    follower.snapshot(row).await?;
-    if let Some(first) = follower.pending.front_mut() {
-        *first = std::mem::take(first).retry(RECONNECT_AFTER);
-    }
-    let stream = Sse::new(events(follower)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("ping"));
-    let headers = [(header::CACHE_CONTROL, "no-store"), (HeaderName::from_static("x-accel-buffering"), "no")];
-    Ok((headers, stream).into_response())
+    let previews = wish.previews.then(|| state.queue.wish_previews(topic.clone()));
+    let behind = finished || cursor < newest;
+    let opening = Opening { topic, news, place, previews, cursor, behind, finished, snapshot };
+    respond(state, opening).await
 }
 
-fn events(follower: Follower) -> impl Stream<Item = std::result::Result<Event, Infallible>> {
-    futures_util::stream::unfold(follower, async |mut follower| {
-        loop {
-            if let Some(event) = follower.pending.pop_front() {
-                return Some((Ok(event), follower));
-            }
-            if follower.ended {
-                return None;
-            }
-            follower.advance().await;
-        }
-    })
-}
-
-/// One reader of one video's news.
-struct Follower {
-    state: AppState,
+/// The video and the number of its newest event. Of a video that was deleted while a reader was away there is no
+/// more than its events.
+async fn find(
+    state: &AppState,
+    caller: &Caller,
     id: VideoId,
-    news: Subscription,
-    health: watch::Receiver<Health>,
-    /// What is to be sent next.
-    pending: VecDeque<Event>,
-    /// Whether nothing follows what is pending.
-    ended: bool,
-    started_at_ms: Option<i64>,
-    stage: Option<queue::Stage>,
-    /// The last denoising step heard of, and when.
-    last_step: Option<(u32, Instant)>,
-}
-
-impl Follower {
-    /// Waits for something to happen and queues what is to be said about it.
-    async fn advance(&mut self) {
-        let news = tokio::select! {
-            // What has happened goes before the shutdown.
-            biased;
-            news = self.news.recv() => news,
-            () = draining(&mut self.health) => {
-                return self.break_off(Code::ServerDraining, "the server is shutting down");
+    cursor: Option<i64>,
+) -> Result<(Option<queue::Video>, i64)> {
+    match (state.queue.snapshot(id).await, cursor) {
+        (Ok((video, newest)), _) if caller.may_see(&video) => Ok((Some(video), newest)),
+        (Err(queue::Error::NotFound(_)), Some(cursor)) => {
+            let missed = state.queue.events_after(&Topic::Video(id), cursor, 1).await?;
+            let seen =
+                |owner: Option<&queue::KeyId>| caller.sees_only().is_none_or(|key| owner == Some(&key));
+            match missed.first() {
+                Some(event) if seen(event.owner.as_ref()) => Ok((None, i64::MAX)),
+                _ => Err(video_not_found(&id.to_string())),
             }
-        };
-        let said = match news {
-            None => {
-                self.ended = true;
-                return;
-            }
-            Some(queue::Event::Progress { progress, .. }) => {
-                self.progress(progress);
-                return;
-            }
-            Some(queue::Event::Lagged) => match self.state.queue.get(self.id).await {
-                Ok(row) => {
-                    self.news.seen(&row);
-                    self.snapshot(row).await
-                }
-                Err(error) => Err(error.into()),
-            },
-            Some(queue::Event::Started(row)) => self.say(&row, &STARTED).await,
-            Some(queue::Event::Requeued(row)) => self.say(&row, &QUEUED).await,
-            Some(queue::Event::Cancelling(row)) => self.say(&row, &CANCELLING).await,
-            Some(queue::Event::Settled(row)) => self.settled(&row).await,
-        };
-        if let Err(error) = said {
-            tracing::warn!(job.id = %self.id, %error, "event stream broke off");
-            self.break_off(Code::Internal, "the server could not read the video");
         }
-    }
-
-    async fn snapshot(&mut self, row: queue::Video) -> Result<()> {
-        self.stage = row.stage;
-        self.say(&row, &SNAPSHOT).await?;
-        if row.status.is_terminal() { self.settled(&row).await } else { Ok(()) }
-    }
-
-    async fn settled(&mut self, row: &queue::Video) -> Result<()> {
-        self.ended = true;
-        let end = match row.status {
-            Status::Failed => &FAILED,
-            Status::Cancelled => &CANCELLED,
-            _ => &COMPLETED,
-        };
-        self.say(row, end).await
-    }
-
-    async fn say(&mut self, row: &queue::Video, kind: &Kind) -> Result<()> {
-        self.started_at_ms = row.started_at_ms;
-        if row.status != Status::InProgress {
-            // The next attempt begins at the beginning.
-            self.stage = None;
-            self.last_step = None;
-        }
-        let video = show(&self.state, row.clone()).await?;
-        self.pending.push_back(kind.event(&video));
-        Ok(())
-    }
-
-    fn break_off(&mut self, code: Code, message: &str) {
-        self.ended = true;
-        let error = StreamError { code: code.as_str().to_owned(), message: message.to_owned() };
-        self.pending.push_back(ERROR.event(&error));
-    }
-
-    fn progress(&mut self, progress: Progress) {
-        if self.stage != Some(progress.stage) {
-            self.stage = Some(progress.stage);
-            self.pending.push_back(STAGE.event(&StageEvent { stage: progress.stage.into() }));
-        }
-        let now_ms = self.state.clock.now_ms();
-        let event = ProgressEvent {
-            step: progress.step,
-            total_steps: progress.total_steps,
-            percent: progress.percent,
-            step_seconds: self.step_seconds(progress),
-            eta_seconds: eta_seconds(self.started_at_ms, now_ms, progress.percent),
-        };
-        self.pending.push_back(PROGRESS.event(&event));
-    }
-
-    /// How long the last step took, by when this reader heard of it and of the one before.
-    fn step_seconds(&mut self, progress: Progress) -> Option<f64> {
-        let (step, now) = (progress.step, Instant::now());
-        if progress.stage != queue::Stage::Denoise {
-            self.last_step = None;
-            return None;
-        }
-        let before = self.last_step.replace((step, now));
-        let (last, at) = before.filter(|&(last, _)| last < step)?;
-        let seconds = now.duration_since(at).as_secs_f64() / f64::from(step - last);
-        Some((seconds * 1000.0).round() / 1000.0)
+        (Ok(_), _) => Err(video_not_found(&id.to_string())),
+        (Err(error), _) => Err(error.into()),
     }
 }
 
-/// Returns when the server shuts down.
-async fn draining(health: &mut watch::Receiver<Health>) {
-    if health.wait_for(|health| *health == Health::Draining).await.is_err() {
-        // Nobody is left who could say so.
-        std::future::pending::<()>().await;
-    }
+/// Follow all videos.
+///
+/// What happens to every video that the caller sees, from now on or, for whoever comes back with an id, from there
+/// on. The same events as of one video, but no snapshots; and the stream does not end by itself.
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    tag = "videos",
+    operation_id = "follow_videos",
+    params(
+        ("last-event-id" = Option<String>, Header, description = "The id of the last event that was received."),
+        ("last_event_id" = Option<String>, Query, description = "The same, for those who cannot send the header."),
+        ("after_seq" = Option<String>, Query, description = "The same."),
+        ("preview" = Option<u8>, Query, description = "1 for `video.preview` events as well."),
+        ("ticket" = Option<String>, Query, description = "A ticket, in place of an API key."),
+    ),
+    responses(
+        (status = OK, description = "The events; each is one `VideoEvent`, its name in `event:` and its data in `data:`.",
+            content_type = "text/event-stream", body = VideoEvent),
+        FollowAllErrors,
+    ),
+)]
+pub(crate) async fn follow_all(
+    State(state): State<AppState>,
+    Listener(caller): Listener,
+    Query(fields): Query,
+    headers: HeaderMap,
+) -> Result<Response> {
+    caller.require(Scope::Read)?;
+    let wish = Wish::of(&state, &headers, fields).await?;
+    let place = state.streams.open(caller.owner(), &state.limits)?;
+    let topic = caller.topic();
+    let news = state.queue.subscribe(topic.clone());
+    let (cursor, behind) = match wish.cursor {
+        Some(cursor) => (cursor, true),
+        None => (state.queue.last_event().await?, false),
+    };
+    let previews = wish.previews.then(|| state.queue.wish_previews(topic.clone()));
+    let opening = Opening { topic, news, place, previews, cursor, behind, finished: false, snapshot: None };
+    respond(state, opening).await
+}
+
+async fn respond(state: AppState, opening: Opening) -> Result<Response> {
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-store"),
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    Ok((headers, Reader::body(state, opening).await?).into_response())
 }

@@ -1,69 +1,26 @@
-//! Making, listing, looking at, stopping and deleting videos.
+//! Listing, looking at, moving, stopping and deleting videos.
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, header};
+use axum::http::{HeaderMap, HeaderName};
 use axum::response::IntoResponse;
-use queue::{ListQuery, Order, VideoId};
+use queue::{ListQuery, Order, Scope, Topic, VideoId};
 use serde::Serialize;
-use tokio::time::timeout;
 use utoipa::ToSchema;
 
-use crate::create::{CreateVideoRequest, Door};
+use crate::auth::Caller;
+use crate::create::PRIORITIES;
 use crate::error::{Code, Error, Result, ascii};
 use crate::fields::{Fields, quoted};
-use crate::openapi::{CancelErrors, CreateErrors, DeleteErrors, ListErrors, LookupErrors, UnsupportedErrors};
+use crate::openapi::{CancelErrors, ChangeErrors, DeleteErrors, ListErrors, LookupErrors};
+use crate::prefer;
 use crate::query::{Query, VideoPath, VideoPathParams};
 use crate::state::AppState;
-use crate::video::{Video, path, show};
+use crate::video::{Video, show, show_all};
 
 const POLL_AFTER_MS: HeaderName = HeaderName::from_static("openai-poll-after-ms");
 
-/// Make a video.
-///
-/// Answers at once with the queued video; follow it at `urls.events` or poll it. Every field may also come as a
-/// form field; objects then have bracketed names, as in `metadata[key]`.
-#[utoipa::path(
-    post,
-    path = "/v1/videos",
-    tag = "videos",
-    operation_id = "create_video",
-    request_body(content(
-        (CreateVideoRequest = "multipart/form-data"),
-        (CreateVideoRequest = "application/json"),
-        (CreateVideoRequest = "application/x-www-form-urlencoded"),
-    )),
-    responses(
-        (status = OK, description = "The video waits in the queue.", body = Video, headers(
-            ("location" = String, description = "Path of the video."),
-            ("openai-poll-after-ms" = u64, description = "How often to poll, in milliseconds."),
-        )),
-        CreateErrors,
-    ),
-)]
-pub(crate) async fn create(State(state): State<AppState>, fields: Fields) -> Result<impl IntoResponse> {
-    let (request, input_reference) = CreateVideoRequest::from_fields(fields)?;
-    let door = Door {
-        catalog: &state.catalog,
-        prompt_tokens: &*state.prompt_tokens,
-        max_prompt_chars: state.limits.max_prompt_chars,
-    };
-    let job = request.into_job(input_reference.is_some(), &door)?;
-    state.accepts_videos()?;
-    let row = state.queue.enqueue(job).await.map_err(|error| match error {
-        queue::Error::QueueFull { capacity } => Error::TryLater {
-            code: Code::QueueFull,
-            message: format!("the queue is full: {capacity} videos wait"),
-            after: state.limits.retry_after,
-        },
-        error => error.into(),
-    })?;
-    tracing::info!(job.id = %row.id, model = row.model, "video queued");
-    let location = [(header::LOCATION, ascii(path(row.id)))];
-    Ok((location, poll_headers(&state, &row), Json(show(&state, row).await?)))
-}
-
-fn poll_headers(state: &AppState, row: &queue::Video) -> HeaderMap {
+pub(crate) fn poll_headers(state: &AppState, row: &queue::Video) -> HeaderMap {
     let mut headers = HeaderMap::new();
     if !row.status.is_terminal() {
         headers.insert(POLL_AFTER_MS, ascii(state.limits.poll_after.as_millis().to_string()));
@@ -111,7 +68,12 @@ pub(crate) enum ListTag {
     ),
     responses((status = OK, description = "A page of videos.", body = VideoList), ListErrors),
 )]
-pub(crate) async fn list(State(state): State<AppState>, Query(mut fields): Query) -> Result<Json<VideoList>> {
+pub(crate) async fn list(
+    State(state): State<AppState>,
+    caller: Caller,
+    Query(mut fields): Query,
+) -> Result<Json<VideoList>> {
+    caller.require(Scope::Read)?;
     let limit = fields.integer("limit", &(1..=100), Code::InvalidLimit)?.unwrap_or(20);
     let order = match fields.string("order")?.as_deref() {
         None | Some("desc") => Order::Descending,
@@ -127,14 +89,13 @@ pub(crate) async fn list(State(state): State<AppState>, Query(mut fields): Query
         None => None,
         Some(text) => Some(text.parse().map_err(|_| unknown_cursor(&text))?),
     };
-    let page = state.queue.list(ListQuery { after, limit, order }).await.map_err(|error| match error {
-        queue::Error::NotFound(id) => unknown_cursor(&id.to_string()),
-        error => error.into(),
-    })?;
-    let mut data = Vec::with_capacity(page.videos.len());
-    for row in page.videos {
-        data.push(show(&state, row).await?);
-    }
+    let page = state.queue.list(ListQuery { after, limit, order, owner: caller.sees_only() }).await.map_err(
+        |error| match error {
+            queue::Error::NotFound(id) => unknown_cursor(&id.to_string()),
+            error => error.into(),
+        },
+    )?;
+    let data = show_all(&state, page.videos).await?;
     Ok(Json(VideoList {
         object: ListTag::List,
         first_id: data.first().map(|video| video.id.clone()),
@@ -178,9 +139,11 @@ pub(crate) enum SortOrder {
 )]
 pub(crate) async fn get(
     State(state): State<AppState>,
+    caller: Caller,
     VideoPath(id): VideoPath,
 ) -> Result<impl IntoResponse> {
-    let row = state.queue.get(id).await?;
+    caller.require(Scope::Read)?;
+    let row = caller.find(&state, id).await?;
     Ok((poll_headers(&state, &row), Json(show(&state, row).await?)))
 }
 
@@ -196,8 +159,14 @@ pub(crate) async fn get(
     params(VideoPathParams),
     responses((status = OK, description = "The video.", body = Video), CancelErrors),
 )]
-pub(crate) async fn cancel(State(state): State<AppState>, VideoPath(id): VideoPath) -> Result<Json<Video>> {
-    let row = state.queue.request_cancel(id).await?;
+pub(crate) async fn cancel(
+    State(state): State<AppState>,
+    caller: Caller,
+    VideoPath(id): VideoPath,
+) -> Result<Json<Video>> {
+    caller.require(Scope::Submit)?;
+    caller.find(&state, id).await?;
+    let row = state.queue.request_cancel(id, caller.name()).await?;
     Ok(Json(show(&state, row).await?))
 }
 
@@ -210,6 +179,12 @@ pub(crate) struct DeletedVideo {
     object: DeletedTag,
     /// Always true.
     deleted: bool,
+}
+
+impl From<VideoId> for DeletedVideo {
+    fn from(id: VideoId) -> Self {
+        Self { id: id.to_string(), object: DeletedTag::VideoDeleted, deleted: true }
+    }
 }
 
 /// The `object` of a deleted video.
@@ -234,88 +209,85 @@ pub(crate) enum DeletedTag {
 )]
 pub(crate) async fn delete(
     State(state): State<AppState>,
+    caller: Caller,
     VideoPath(id): VideoPath,
 ) -> Result<Json<DeletedVideo>> {
-    settle(&state, id).await?;
-    let row = state.queue.delete(id).await?;
+    caller.require(Scope::Submit)?;
+    caller.find(&state, id).await?;
+    settle(&state, &caller, id).await?;
+    let row = state.queue.delete(id, caller.name()).await?;
     // The row first: a file without a row is swept at the next start, a row without a file would be a lie.
-    if let Some(output) = row.output
-        && let Err(error) = state.store.delete(&output.key).await
-    {
-        tracing::warn!(job.id = %id, key = output.key, %error, "file of a deleted video is left behind");
+    for file in row.output.iter().flat_map(queue::Output::files) {
+        match state.store.delete(&file.key).await {
+            Ok(()) | Err(store::Error::NotFound(_)) => {}
+            Err(error) => {
+                tracing::warn!(job.id = %id, key = file.key, %error, "file of a deleted video is left behind");
+            }
+        }
     }
-    Ok(Json(DeletedVideo { id: id.to_string(), object: DeletedTag::VideoDeleted, deleted: true }))
+    Ok(Json(id.into()))
 }
 
 /// Cancels the video and waits until it is settled.
-async fn settle(state: &AppState, id: VideoId) -> Result<()> {
+async fn settle(state: &AppState, caller: &Caller, id: VideoId) -> Result<()> {
     // Before the request: a worker that settles at once must be heard.
-    let mut news = state.queue.subscribe(id);
-    if state.queue.request_cancel(id).await?.status.is_terminal() {
+    let news = state.queue.subscribe(Topic::Video(id));
+    let settled = state.queue.request_cancel(id, caller.name()).await?.status.is_terminal();
+    if settled || prefer::ended(state, news, id, state.limits.delete_wait).await? {
         return Ok(());
     }
-    let settled = async {
-        loop {
-            match news.recv().await {
-                Some(queue::Event::Settled(_)) | None => return Ok(()),
-                Some(queue::Event::Lagged) if state.queue.get(id).await?.status.is_terminal() => {
-                    return Ok(());
-                }
-                Some(_) => {}
-            }
-        }
-    };
-    timeout(state.limits.delete_wait, settled).await.unwrap_or_else(|_| {
-        Err(Error::TryLater {
-            code: Code::CancellationInProgress,
-            message: format!("the video '{id}' is being cancelled; delete it again when it is"),
-            after: state.limits.poll_after,
-        })
+    Err(Error::TryLater {
+        code: Code::CancellationInProgress,
+        message: format!("the video '{id}' is being cancelled; delete it again when it is"),
+        after: state.limits.poll_after,
     })
 }
 
-/// Edit a video (unsupported).
-///
-/// Part of OpenAI's API that this server does not do.
-#[utoipa::path(
-    post,
-    path = "/v1/videos/edits",
-    tag = "videos",
-    operation_id = "edit_video",
-    responses(UnsupportedErrors)
-)]
-pub(crate) async fn edits() -> Error {
-    unsupported("editing a video")
+/// What may be changed of a video.
+#[derive(Debug, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "documents the body, whose fields are refused in their own words")]
+pub(crate) struct ChangeVideoRequest {
+    /// Videos of higher priority are made first.
+    #[schema(minimum = -100, maximum = 100)]
+    priority: i32,
 }
 
-/// Extend a video (unsupported).
+/// Change a waiting video's priority.
 ///
-/// Part of OpenAI's API that this server does not do.
+/// It goes to the end of those of its new priority.
 #[utoipa::path(
-    post,
-    path = "/v1/videos/extensions",
+    patch,
+    path = "/v1/videos/{video_id}",
     tag = "videos",
-    operation_id = "extend_video",
-    responses(UnsupportedErrors)
+    operation_id = "change_video",
+    params(VideoPathParams),
+    request_body(content(
+        (ChangeVideoRequest = "application/json"),
+        (ChangeVideoRequest = "application/x-www-form-urlencoded"),
+        (ChangeVideoRequest = "multipart/form-data"),
+    )),
+    responses((status = OK, description = "The video.", body = Video), ChangeErrors),
 )]
-pub(crate) async fn extensions() -> Error {
-    unsupported("extending a video")
-}
-
-/// Make a character (unsupported).
-///
-/// Part of OpenAI's API that this server does not do.
-#[utoipa::path(
-    post,
-    path = "/v1/videos/characters",
-    tag = "videos",
-    operation_id = "create_character",
-    responses(UnsupportedErrors)
-)]
-pub(crate) async fn characters() -> Error {
-    unsupported("making a character")
-}
-
-fn unsupported(what: &str) -> Error {
-    Error::refused(Code::UnsupportedOperation, format!("{what} is not something this server does"))
+pub(crate) async fn change(
+    State(state): State<AppState>,
+    caller: Caller,
+    VideoPath(id): VideoPath,
+    mut fields: Fields,
+) -> Result<Json<Video>> {
+    caller.require(Scope::Submit)?;
+    caller.find(&state, id).await?;
+    let priority = fields.integer("priority", &PRIORITIES, Code::InvalidPriority)?;
+    fields.finish()?;
+    let priority = priority.ok_or_else(|| {
+        Error::param(Code::MissingRequiredParameter, "priority", "'priority' must be given")
+    })?;
+    let row = match state.queue.set_priority(id, priority, caller.name()).await {
+        Err(queue::Error::NotQueued { status, .. }) => {
+            let message = format!("the video is {status}; only a waiting one has a priority to change");
+            return Err(Error::refused(Code::VideoNotQueued, message));
+        }
+        row => row?,
+    };
+    Ok(Json(show(&state, row).await?))
 }

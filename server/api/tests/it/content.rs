@@ -142,13 +142,58 @@ async fn a_contents_parameters_are_checked() {
     let world = World::new().await;
     let path = format!("/v1/videos/{}/content", world.completed(FILE).await);
     for (query, code) in [
-        ("variant=thumbnail", "unsupported_variant"),
-        ("variant=spritesheet", "unsupported_variant"),
         ("variant=poster", "unknown_variant"),
         ("download=2", "invalid_type"),
         ("varient=video", "unknown_parameter"),
     ] {
         world.get(&format!("{path}?{query}")).await.assert_refused(400, code);
+    }
+}
+
+#[tokio::test]
+async fn pictures_come_like_the_video() {
+    let world = World::new().await;
+    let bare = world.completed(FILE).await;
+    for variant in ["thumbnail", "spritesheet"] {
+        let answer = world.get(&format!("/v1/videos/{bare}/content?variant={variant}")).await;
+        answer.assert_refused(404, "variant_not_available");
+        assert_eq!(answer.error()["param"], "variant");
+    }
+    let id = world.queued("a cat").await;
+    let claim = world.claim().await;
+    let thumbnail = world.put(&format!("{id}.webp"), b"a webp").await;
+    let spritesheet = world.put(&format!("{id}.jpg"), b"a jpeg sheet").await;
+    world.complete_with(&claim, FILE, Some(thumbnail), Some(spritesheet)).await;
+    for (variant, content, content_type, name) in [
+        ("video", FILE, "video/mp4", format!("{id}.mp4")),
+        ("thumbnail", b"a webp", "image/webp", format!("{id}_thumbnail.webp")),
+        ("spritesheet", b"a jpeg sheet", "image/jpeg", format!("{id}_spritesheet.jpg")),
+    ] {
+        let path = format!("/v1/videos/{id}/content?variant={variant}&download=0");
+        let answer = world.get(&path).await;
+        assert_eq!((answer.body.as_slice(), answer.header("content-type")), (content, content_type));
+        assert_eq!(answer.header("content-disposition"), format!("inline; filename=\"{name}\""));
+        assert_eq!(answer.header("cache-control"), "private, max-age=31536000, immutable");
+        let etag = answer.header("etag");
+        let head = ask(&world, Method::HEAD, &path, &[]).await;
+        assert_eq!(
+            (head.header("etag"), head.header("content-length")),
+            (etag, content.len().to_string().as_str())
+        );
+        let part = ask(&world, Method::GET, &path, &[("range", "bytes=2-3"), ("if-range", etag)]).await;
+        assert_eq!((part.status.as_u16(), part.body.as_slice()), (206, &content[2..4]));
+        assert_eq!(ask(&world, Method::GET, &path, &[("if-none-match", etag)]).await.status, 304);
+    }
+}
+
+#[tokio::test]
+async fn files_that_were_given_up_are_gone() {
+    let world = World::new().await;
+    let id = world.completed(FILE).await;
+    world.queue.expire_before(i64::MAX).await.unwrap();
+    for variant in ["video", "thumbnail"] {
+        let answer = world.get(&format!("/v1/videos/{id}/content?variant={variant}")).await;
+        answer.assert_refused(410, "video_expired");
     }
 }
 

@@ -38,7 +38,8 @@ async fn a_bare_prompt_takes_the_models_defaults() {
             "id": id, "object": "video", "model": "cogvideox-2b", "status": "queued", "state": "queued",
             "progress": 0, "created_at": 1_700_000_000, "started_at": null, "completed_at": null,
             "expires_at": null, "seconds": "6.125", "size": "720x480", "prompt": "a cat",
-            "remixed_from_video_id": null, "error": null, "fps": 8, "num_frames": 49, "width": 720,
+            "refined_prompt": null, "remixed_from_video_id": null, "retry_of_video_id": null, "webhook_url": null, "checkpoint_step": null,
+            "peak_memory_bytes": null, "error": null, "fps": 8, "num_frames": 49, "width": 720,
             "height": 480, "seed": seed, "num_inference_steps": 50, "guidance_scale": 6.0,
             "use_dynamic_cfg": false, "scheduler": "ddim", "negative_prompt": "", "prompt_tokens": 3,
             "prompt_truncated": false, "priority": 0, "metadata": {}, "stage": null, "step": 0,
@@ -51,7 +52,10 @@ async fn a_bare_prompt_takes_the_models_defaults() {
             "bytes": null, "sha256": null,
             "urls": {
                 "self": format!("/v1/videos/{id}"), "content": format!("/v1/videos/{id}/content"),
+                "thumbnail": format!("/v1/videos/{id}/content?variant=thumbnail"),
+                "spritesheet": format!("/v1/videos/{id}/content?variant=spritesheet"),
                 "events": format!("/v1/videos/{id}/events"), "cancel": format!("/v1/videos/{id}/cancel"),
+                "retry": format!("/v1/videos/{id}/retry"),
             },
         })
     );
@@ -198,14 +202,41 @@ async fn a_server_that_cannot_work_takes_no_videos_but_shows_them() {
     assert_eq!(world.get("/v1/videos").await.json()["data"].as_array().unwrap().len(), 1);
 }
 
+/// A form with a prompt and a file.
+fn upload(content: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"prompt\"\r\n\r\na cat\r\n\
+         --{BOUNDARY}\r\nContent-Disposition: form-data; name=\"input_reference\"; filename=\"cat.png\"\r\n\
+         Content-Type: image/png\r\n\r\n"
+    );
+    [head.as_bytes(), content, format!("\r\n--{BOUNDARY}--\r\n").as_bytes()].concat()
+}
+
+#[tokio::test]
+async fn an_image_that_is_none_is_refused_as_that() {
+    let world = World::new().await;
+    for content in [&b"%PDF-1.7 and so on"[..], b"", b"RIFF\0\0\0\0WAVEfmt ", b"<svg xmlns="] {
+        let answer = world.post(&multipart_type(), upload(content)).await;
+        answer.assert_refused(400, "invalid_image");
+        assert_eq!(answer.error()["param"], "input_reference");
+    }
+    for content in [&b"\xff\xd8\xff\xe0\0\x10JFIF"[..], b"RIFF\0\0\0\0WEBPVP8 "] {
+        let answer = world.post(&multipart_type(), upload(content)).await;
+        answer.assert_refused(400, "unsupported_input_reference");
+    }
+    for image in [json!("cat.png"), json!({}), json!({ "image_url": "a", "file_id": "b" }), json!([1])] {
+        let answer = world.post_json(json!({ "prompt": "a cat", "input_reference": image })).await;
+        answer.assert_refused(400, "invalid_type");
+        assert_eq!(answer.error()["param"], "input_reference");
+    }
+    let file_id = json!({ "prompt": "a cat", "input_reference": { "file_id": "file-1" } });
+    world.post_json(file_id).await.assert_refused(400, "unsupported_input_reference");
+}
+
 #[tokio::test]
 async fn an_image_is_refused_by_a_model_that_takes_none_and_pointed_elsewhere_by_one_that_does() {
     let world = World::new().await;
-    let file = format!(
-        "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"prompt\"\r\n\r\na cat\r\n\
-         --{BOUNDARY}\r\nContent-Disposition: form-data; name=\"input_reference\"; filename=\"cat.png\"\r\n\
-         Content-Type: image/png\r\n\r\n\u{89}PNG\r\n--{BOUNDARY}--\r\n"
-    );
+    let file = upload(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR");
     let url =
         multipart(&[("prompt", "a cat"), ("input_reference[image_url]", "https://example.org/cat.png")]);
     let json = json!({ "prompt": "a cat", "input_reference": { "image_url": "data:image/png;base64,AA==" } });

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use api::Limits;
 use axum::http::Method;
-use queue::{JobError, Progress, Stage};
+use queue::{Finished, JobError, KeyLimits, Output, OutputFile, Progress, Stage, Timings};
 use serde_json::json;
 
 use crate::world::World;
@@ -15,9 +15,11 @@ async fn a_running_video_says_how_far_it_is_and_how_long_it_will_take() {
     let id = world.queued("a cat").await;
     let second = world.queued("a dog").await;
     let claim = world.claim().await;
-    world.clock.advance(Duration::from_secs(30));
-    let progress = Progress { stage: Stage::Denoise, step: 10, total_steps: 50, percent: 20 };
-    world.queue.set_progress(&claim.lease, progress).await.unwrap();
+    for (step, percent) in [(9, 18), (10, 20)] {
+        world.clock.advance(Duration::from_secs(3));
+        let progress = Progress { stage: Stage::Denoise, step, total_steps: 50, percent };
+        world.queue.set_progress(&claim.lease, progress).await.unwrap();
+    }
 
     let answer = world.get(&format!("/v1/videos/{id}")).await;
     assert_eq!(answer.header("openai-poll-after-ms"), "1000");
@@ -36,7 +38,10 @@ async fn a_running_video_says_how_far_it_is_and_how_long_it_will_take() {
     ] {
         assert_eq!(video[name], value, "{name}");
     }
-    assert_eq!(world.get(&format!("/v1/videos/{second}")).await.json()["queue_position"], 1);
+    let waiting = world.get(&format!("/v1/videos/{second}")).await.json();
+    assert_eq!((&waiting["queue_position"], &waiting["eta_seconds"]), (&json!(1), &json!(270.0)));
+    let listed = world.get("/v1/videos").await.json();
+    assert_eq!((&listed["data"][0], &listed["data"][1]), (&waiting, &video), "a list says the same");
 }
 
 #[tokio::test]
@@ -170,6 +175,64 @@ async fn cancelling_ends_a_waiting_video_and_asks_a_running_one_to_stop() {
     assert_eq!(cancel(&running).await["state"], "cancelled");
     let done = world.completed(b"an mp4").await;
     assert_eq!(cancel(&done).await["state"], "completed", "what is settled stays");
+}
+
+#[tokio::test]
+async fn files_expire_and_the_video_stays() {
+    let world =
+        World::custom(KeyLimits::default(), |state| state.retention_age = Some(Duration::from_hours(24)))
+            .await;
+    let id = world.completed(b"an mp4").await;
+    let path = format!("/v1/videos/{id}");
+    assert_eq!(world.get(&path).await.json()["expires_at"], 1_700_000_000 + 86_400);
+    let failed = world.queued("a cat").await;
+    let claim = world.claim().await;
+    let error = JobError { code: "internal".to_owned(), message: "it broke".to_owned() };
+    world.queue.fail(&claim.lease, error).await.unwrap();
+    assert_eq!(world.get(&format!("/v1/videos/{failed}")).await.json()["expires_at"], json!(null));
+
+    world.clock.advance(Duration::from_hours(1));
+    world.queue.expire_oldest(1).await.unwrap();
+    let video = world.get(&path).await.json();
+    assert_eq!(
+        (&video["status"], &video["state"], &video["expires_at"]),
+        (&json!("completed"), &json!("expired"), &json!(1_700_000_000 + 3_600)),
+        "when they went, not when they would have"
+    );
+    assert_eq!(world.call(Method::DELETE, &path).await.status, 200, "its file is gone already");
+}
+
+#[tokio::test]
+async fn pictures_that_were_not_made_have_no_url_and_those_that_were_go_with_the_video() {
+    let world = World::new().await;
+    let bare = world.completed(b"an mp4").await;
+    let urls = world.get(&format!("/v1/videos/{bare}")).await.json()["urls"].clone();
+    assert_eq!((&urls["thumbnail"], &urls["spritesheet"]), (&json!(null), &json!(null)));
+
+    let id = world.queued("a cat").await;
+    let claim = world.claim().await;
+    let mut files = Vec::new();
+    for name in ["mp4", "webp", "jpg"] {
+        let key = format!("{id}.{name}");
+        let stored = world.store.put(&key, name.into()).await.unwrap();
+        files.push(OutputFile { key, bytes: stored.bytes, sha256: stored.sha256 });
+    }
+    let [video, thumbnail, spritesheet] = files.clone().try_into().unwrap();
+    let output = Output { video, thumbnail: Some(thumbnail), spritesheet: Some(spritesheet) };
+    let finished = Finished { output, timings: Timings::default(), peak_memory_bytes: Some(7 << 30) };
+    world.queue.complete(&claim.lease, finished).await.unwrap();
+    let path = format!("/v1/videos/{id}");
+    let video = world.get(&path).await.json();
+    assert_eq!(video["peak_memory_bytes"], 7_u64 << 30);
+    assert_eq!(video["urls"]["thumbnail"], format!("{path}/content?variant=thumbnail"));
+    assert_eq!(world.call(Method::DELETE, &path).await.status, 200);
+    for file in files {
+        assert!(
+            matches!(world.store.open_file(&file.key).await, Err(store::Error::NotFound(_))),
+            "{}",
+            file.key
+        );
+    }
 }
 
 #[tokio::test]

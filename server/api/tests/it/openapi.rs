@@ -31,7 +31,7 @@ fn every_operation_documents_its_refusals_and_the_request_id() {
             }
         }
     }
-    assert_eq!(operations, 16);
+    assert_eq!(operations, 26);
 }
 
 #[test]

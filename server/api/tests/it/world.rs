@@ -11,7 +11,11 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
-use queue::{Claim, Clock, Output, Owner, Queue, QueueOptions, Timings};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
+use queue::{
+    ApiKeys, Claim, Clock, Finished, KeyLimits, NewKey, Output, OutputFile, Owner, Queue, QueueOptions,
+    Scope, Timings,
+};
 use serde_json::Value;
 use store::VideoStore;
 use tempfile::TempDir;
@@ -26,8 +30,9 @@ pub(crate) struct World {
     pub(crate) store: VideoStore,
     pub(crate) health: watch::Sender<Health>,
     pub(crate) clock: Arc<TestClock>,
+    pub(crate) recorder: PrometheusRecorder,
     owner: Owner,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// A clock that moves when told to.
@@ -88,23 +93,60 @@ impl World {
     }
 
     pub(crate) async fn with(limits: Limits) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::custom(KeyLimits::default(), |state| state.limits = limits).await
+    }
+
+    /// With these limits for each key, and a state that is changed as told.
+    pub(crate) async fn custom(key_limits: KeyLimits, change: impl FnOnce(&mut AppState)) -> Self {
         let clock = Arc::new(TestClock(AtomicI64::new(1_700_000_000_500)));
-        let options = QueueOptions { capacity: 3, lease_ms: 60_000, max_attempts: 2 };
+        Self::open(tempfile::tempdir().unwrap(), clock, key_limits, change).await
+    }
+
+    /// The next server on the same disk. All streams of this one must have been dropped.
+    pub(crate) async fn restart(self) -> Self {
+        let Self { folder, clock, router, queue, .. } = self;
+        drop((router, queue));
+        Self::open(folder, clock, KeyLimits::default(), |_| {}).await
+    }
+
+    async fn open(
+        folder: TempDir,
+        clock: Arc<TestClock>,
+        key_limits: KeyLimits,
+        change: impl FnOnce(&mut AppState),
+    ) -> Self {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let options = QueueOptions { capacity: 3, lease_ms: 60_000, max_attempts: 2, key_limits };
         let queue = Queue::open(&folder.path().join("queue.db"), clock.clone(), options).await.unwrap();
         let store = VideoStore::open(&folder.path().join("videos")).await.unwrap();
         let (health, receiver) = watch::channel(Health::Ready);
-        let state = AppState {
+        let mut state = AppState {
             queue: queue.clone(),
             store: store.clone(),
             catalog: Arc::new(ModelCatalog::new(text_to_video(), vec![image_to_video()])),
             prompt_tokens: Arc::new(Words),
             health: receiver,
-            limits,
+            limits: Limits::default(),
             clock: clock.clone(),
+            api_keys: queue.api_keys(),
+            free_bytes: Arc::new(|| Box::pin(async { Some(1 << 40) })),
+            check_webhook_url: None,
+            prompt_check: None,
+            refine_prompt: None,
+            rates: api::RequestRates::default(),
+            access: api::Access::default(),
+            streams: api::Streams::default(),
+            tickets: api::Tickets::default(),
+            metrics: {
+                let metrics = recorder.handle();
+                Arc::new(move || metrics.render())
+            },
+            retention_age: None,
+            previews: true,
         };
+        change(&mut state);
         let router = api::router(state);
-        Self { router, queue, store, health, clock, owner: Owner::unique(), _folder: folder }
+        Self { router, queue, store, health, clock, recorder, owner: Owner::unique(), folder }
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
@@ -131,6 +173,44 @@ impl World {
         self.post("application/json", body.to_string()).await
     }
 
+    /// A new API key's text. From the first one on the server asks for keys.
+    pub(crate) async fn key(&self, name: &str, scopes: &[Scope], limits: KeyLimits) -> String {
+        let new = NewKey { name: name.to_owned(), scopes: scopes.to_vec(), limits };
+        self.keys().await.create(new).await.unwrap().1
+    }
+
+    /// A new API key's text, with no limits of its own.
+    pub(crate) async fn key_for(&self, name: &str, scopes: &[Scope]) -> String {
+        self.key(name, scopes, KeyLimits::default()).await
+    }
+
+    /// The keys, as the command line has them.
+    pub(crate) async fn keys(&self) -> ApiKeys {
+        ApiKeys::open(&self.folder.path().join("queue.db"), self.clock.clone()).await.unwrap()
+    }
+
+    /// A request with headers and perhaps a JSON body.
+    pub(crate) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<Value>,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = match body {
+            None => Body::empty(),
+            Some(body) => {
+                request = request.header(header::CONTENT_TYPE, "application/json");
+                Body::from(body.to_string())
+            }
+        };
+        self.send(request.body(body).unwrap()).await
+    }
+
     /// A queued video's id.
     pub(crate) async fn queued(&self, prompt: &str) -> String {
         let answer = self.post_json(serde_json::json!({ "prompt": prompt })).await;
@@ -138,8 +218,22 @@ impl World {
         answer.json()["id"].as_str().unwrap().to_owned()
     }
 
+    /// The id of a video that was queued with an API key.
+    pub(crate) async fn queued_by(&self, key: &str, prompt: &str) -> String {
+        let (bearer, body) = (format!("Bearer {key}"), serde_json::json!({ "prompt": prompt }));
+        let headers = [("authorization", bearer.as_str())];
+        let answer = self.ask(Method::POST, "/v1/videos", &headers, Some(body)).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+        answer.json()["id"].as_str().unwrap().to_owned()
+    }
+
     pub(crate) async fn claim(&self) -> Claim {
         self.queue.claim(&self.owner).await.unwrap().expect("a video waits")
+    }
+
+    /// Whether a worker that asked now would get a video. It then has it.
+    pub(crate) async fn work_waits(&self) -> bool {
+        self.queue.claim(&self.owner).await.unwrap().is_some()
     }
 
     /// A finished video's id.
@@ -151,10 +245,26 @@ impl World {
     }
 
     pub(crate) async fn complete(&self, claim: &Claim, content: &[u8]) {
-        let key = format!("{}.mp4", claim.video.id);
-        let stored = self.store.put(&key, content.to_vec()).await.unwrap();
-        let output = Output { key, bytes: stored.bytes, sha256: stored.sha256 };
-        self.queue.complete(&claim.lease, output, Timings::default()).await.unwrap();
+        self.complete_with(claim, content, None, None).await;
+    }
+
+    pub(crate) async fn complete_with(
+        &self,
+        claim: &Claim,
+        content: &[u8],
+        thumbnail: Option<OutputFile>,
+        spritesheet: Option<OutputFile>,
+    ) {
+        let video = self.put(&format!("{}.mp4", claim.video.id), content).await;
+        let output = Output { video, thumbnail, spritesheet };
+        let finished = Finished { output, timings: Timings::default(), peak_memory_bytes: None };
+        self.queue.complete(&claim.lease, finished).await.unwrap();
+    }
+
+    /// A file in the store.
+    pub(crate) async fn put(&self, key: &str, content: &[u8]) -> OutputFile {
+        let stored = self.store.put(key, content.to_vec()).await.unwrap();
+        OutputFile { key: key.to_owned(), bytes: stored.bytes, sha256: stored.sha256 }
     }
 }
 

@@ -4,5 +4,6 @@
 
 mod check_config;
 mod config;
+mod keys;
 mod telemetry;
 mod terminal;

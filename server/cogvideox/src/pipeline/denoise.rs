@@ -6,10 +6,10 @@
 
 use candle_core::{DType, Tensor};
 
-use super::{CogVideoXPipeline, Event, OnEvent, notify};
-use crate::noise::Generator;
+use super::state::LoopState;
+use super::{CogVideoXPipeline, DenoiseState, Event, OnEvent, notify};
 use crate::params::GenerationParams;
-use crate::scheduler::{Schedule, SchedulerState};
+use crate::scheduler::Schedule;
 use crate::transformer::{Positions, TransformerInput};
 use crate::{Error, Result, guidance, ops};
 
@@ -26,30 +26,32 @@ pub(super) struct Conditioning {
 }
 
 impl CogVideoXPipeline {
-    /// From noise to the latents of a video, `(1, f, c, h, w)`.
+    /// From where `state` stands to the latents of a video, `(1, f, c, h, w)`.
     pub(super) fn denoise(
         &self,
         params: &GenerationParams,
         schedule: &Schedule<'_>,
         conditioning: &Conditioning,
-        mut latents: Tensor,
-        generator: &mut Generator,
+        mut state: LoopState,
         on_event: &mut OnEvent<'_>,
     ) -> Result<Tensor> {
         let steps = schedule.timesteps().len();
-        let mut state = SchedulerState::default();
-        for (index, &timestep) in schedule.timesteps().iter().enumerate() {
-            let output = self.predict(conditioning, &latents, timestep, on_event)?;
+        for &timestep in &schedule.timesteps()[state.step..] {
+            let output = self.predict(conditioning, &state.latents, timestep, on_event)?;
             let noise_pred = guide(&output, params, timestep)?;
-            let next = schedule.step(&noise_pred, timestep, &latents, &mut state, generator)?;
-            latents = next.to_dtype(self.dtype)?;
-            let step = index + 1;
-            if !ops::is_finite(&latents)? {
+            let LoopState { latents, scheduler, generator, .. } = &mut state;
+            let next = schedule.step(&noise_pred, timestep, latents, scheduler, generator)?;
+            *latents = next.prev_sample.to_dtype(self.dtype)?;
+            state.step += 1;
+            let step = state.step;
+            if !ops::is_finite(&state.latents)? {
                 return Err(Error::NanLatents { step, steps });
             }
-            notify(on_event, Event::StepEnd { step, steps, latents: &latents })?;
+            let pred_original_sample = &next.pred_original_sample;
+            let view = DenoiseState { pipeline: self, params, state: &state, pred_original_sample };
+            notify(on_event, Event::StepEnd { step, steps, latents: &state.latents, state: view })?;
         }
-        Ok(latents)
+        Ok(state.latents)
     }
 
     /// The transformer's output for every prompt of the batch.

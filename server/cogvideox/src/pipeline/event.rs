@@ -4,6 +4,7 @@
 
 use candle_core::Tensor;
 
+use super::DenoiseState;
 use crate::tokenizer::Tokens;
 
 /// Something happened, or the run asks whether to go on.
@@ -23,8 +24,10 @@ pub enum Event<'a> {
     LatentsPrepared {
         /// Of the run, from noise to video.
         timesteps: &'a [usize],
-        /// `(1, f, c, h, w)`.
+        /// Before the first step that is still to do, `(1, f, c, h, w)`.
         latents: &'a Tensor,
+        /// Steps already done: 0, or the checkpoint's in a resumed run.
+        step: usize,
     },
     /// A denoising step is done.
     StepEnd {
@@ -34,6 +37,8 @@ pub enum Event<'a> {
         steps: usize,
         /// After this step, `(1, f, c, h, w)`.
         latents: &'a Tensor,
+        /// Where the loop stands, for a checkpoint or a preview.
+        state: DenoiseState<'a>,
     },
     /// The VAE decodes; 0 when it begins.
     VaeDecode {

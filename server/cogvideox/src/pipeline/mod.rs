@@ -4,24 +4,37 @@
 //! diffusers' `CogVideoXPipeline` and `CogVideoXImageToVideoPipeline`. The caller watches and stops a run through one
 //! callback. Relies on every other module of this crate; must not know threads, files to serve or jobs.
 
+mod checkpoint;
 mod denoise;
 mod event;
+mod fingerprint;
 mod image_conditioning;
 mod postprocess;
+mod preview;
+mod state;
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use candle_core::{DType, Device, Tensor};
 
+pub use self::checkpoint::Checkpoint;
 use self::denoise::Conditioning;
 pub use self::event::Event;
+pub use self::preview::Preview;
+use self::preview::RgbMap;
+pub use self::state::DenoiseState;
+use self::state::LoopState;
 use crate::description::ModelDescription;
+use crate::digest::sha256;
 use crate::noise::Generator;
 use crate::params::{GenerationParams, LatentShape};
+use crate::scheduler::Schedule;
 use crate::text_encoder::T5EncoderModel;
 use crate::transformer::CogVideoXTransformer3DModel;
 use crate::vae::{AutoencoderKlCogVideoX, Tiling};
+use crate::weights::{self, DIFFUSERS_STEM, TRANSFORMERS_STEM};
 use crate::{Error, Result};
 
 /// A finished video's frames.
@@ -43,6 +56,18 @@ pub struct CogVideoXPipeline {
     dtype: DType,
     device: Device,
     components: Components,
+    /// Of which weights the components are, for checkpoints.
+    weights_digest: String,
+    /// Fitted by the first preview: it takes a small VAE decode, which a run without previews need not pay.
+    rgb_map: OnceLock<RgbMap>,
+}
+
+/// What one generation is made of, checked before any work.
+struct Run<'a> {
+    params: &'a GenerationParams,
+    shape: LatentShape,
+    schedule: Schedule<'a>,
+    tiling: Option<Tiling>,
 }
 
 /// The parts that hold weights.
@@ -82,7 +107,12 @@ impl CogVideoXPipeline {
             transformer: CogVideoXTransformer3DModel::load(&dir.join("transformer"), dtype, device)?,
             vae: AutoencoderKlCogVideoX::load(&dir.join("vae"), dtype, device)?,
         };
-        let pipeline = Self::new(description, components, dtype, device);
+        let digests = [
+            weights::digest(&dir.join("text_encoder"), TRANSFORMERS_STEM)?,
+            weights::digest(&dir.join("transformer"), DIFFUSERS_STEM)?,
+            weights::digest(&dir.join("vae"), DIFFUSERS_STEM)?,
+        ];
+        let pipeline = Self::new(description, components, dtype, device, sha256(digests.concat().as_bytes()));
         pipeline.check_components(dir)?;
         Ok(pipeline)
     }
@@ -92,8 +122,10 @@ impl CogVideoXPipeline {
         components: Components,
         dtype: DType,
         device: &Device,
+        weights_digest: String,
     ) -> Self {
-        Self { description, dtype, device: device.clone(), components }
+        let (device, rgb_map) = (device.clone(), OnceLock::new());
+        Self { description, dtype, device, components, weights_digest, rgb_map }
     }
 
     /// Components that load one by one may still come from different models.
@@ -121,35 +153,65 @@ impl CogVideoXPipeline {
         &self.description
     }
 
-    /// Runs one generation. `on_event` is told of progress and asked, between pieces of at most about a second,
-    /// whether to go on.
+    /// Runs one generation, from the start or from a checkpoint of the same run, with the same video either way.
+    /// `on_event` is told of progress and asked, between pieces of at most about a second, whether to go on.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] when `on_event` broke off, [`Error::InvalidParams`] before any work,
-    /// [`Error::NanLatents`] when the numbers overflowed.
-    pub fn generate(&self, params: &GenerationParams, on_event: &mut OnEvent<'_>) -> Result<VideoFrames> {
+    /// [`Error::Interrupted`] when `on_event` broke off, [`Error::InvalidParams`] or [`Error::Checkpoint`] before any
+    /// work, [`Error::NanLatents`] when the numbers overflowed.
+    pub fn generate(
+        &self,
+        params: &GenerationParams,
+        resume: Option<&Checkpoint>,
+        on_event: &mut OnEvent<'_>,
+    ) -> Result<VideoFrames> {
         let shape = LatentShape::of(params, self.components.transformer.config())?;
         let scheduler = self.description.scheduler.with_kind(params.scheduler);
         let schedule = scheduler.schedule(params.num_inference_steps)?;
-        let positions = self.components.transformer.positions(shape.frames, shape.height, shape.width)?;
         let tiling = if params.vae_tiling { Some(self.components.vae.default_tiling()) } else { None };
         self.check_image(params)?;
+        let run = Run { params, shape, schedule, tiling };
+        let resumed = resume.map(|checkpoint| self.resume(checkpoint, &run)).transpose()?;
 
+        let latents = self.denoised_latents(&run, resumed, on_event)?;
+        let latents = latents.narrow(1, shape.additional_frames, shape.frames - shape.additional_frames)?;
+        self.decode_latents(&latents, run.tiling.as_ref(), on_event)
+    }
+
+    /// Prompts, image, noise and the loop; of a run that was resumed, what is still to do.
+    fn denoised_latents(
+        &self,
+        run: &Run<'_>,
+        resumed: Option<LoopState>,
+        on_event: &mut OnEvent<'_>,
+    ) -> Result<Tensor> {
+        let Run { params, shape, schedule, tiling } = run;
+        let timesteps = schedule.timesteps();
+        if let Some(LoopState { step, latents, .. }) = &resumed
+            && *step == timesteps.len()
+        {
+            notify(on_event, Event::LatentsPrepared { timesteps, latents, step: *step })?;
+            return Ok(latents.clone());
+        }
+        let positions = self.components.transformer.positions(shape.frames, shape.height, shape.width)?;
         let prompt_embeds = self.encode_prompts(params, on_event)?;
         let mut generator = Generator::seed(params.seed);
-        // The image's posterior is sampled before the initial latents are drawn.
+        // The image's posterior is sampled before the initial latents are drawn; a resumed run samples it again, from
+        // the seed, and leaves this generator for the checkpoint's.
         let image_latents = match &params.image {
             Some(image) => {
-                Some(self.image_latents(image, params, shape, tiling.as_ref(), &mut generator, on_event)?)
+                Some(self.image_latents(image, params, *shape, tiling.as_ref(), &mut generator, on_event)?)
             }
             None => None,
         };
-        let latents = self.initial_latents(params, shape, &mut generator)?;
-        notify(on_event, Event::LatentsPrepared { timesteps: schedule.timesteps(), latents: &latents })?;
+        let state = match resumed {
+            Some(state) => state,
+            None => LoopState::new(self.initial_latents(params, *shape, &mut generator)?, generator),
+        };
+        let LoopState { step, latents, .. } = &state;
+        notify(on_event, Event::LatentsPrepared { timesteps, latents, step: *step })?;
         let conditioning = Conditioning { prompt_embeds, image_latents, positions };
-        let latents = self.denoise(params, &schedule, &conditioning, latents, &mut generator, on_event)?;
-        let latents = latents.narrow(1, shape.additional_frames, shape.frames - shape.additional_frames)?;
-        self.decode_latents(&latents, tiling.as_ref(), on_event)
+        self.denoise(params, schedule, &conditioning, state, on_event)
     }
 
     fn check_image(&self, params: &GenerationParams) -> Result<()> {

@@ -3,7 +3,7 @@
 
 use std::str::FromStr;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Which solver walks the schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl FromStr for SchedulerKind {
 }
 
 /// What the model's output stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PredictionType {
     /// The noise.
@@ -72,7 +72,7 @@ pub enum PredictionType {
 }
 
 /// How timesteps are spread over the schedule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TimestepSpacing {
     /// From the last timestep to the first, both included.
@@ -84,7 +84,7 @@ pub enum TimestepSpacing {
 }
 
 /// `scheduler_config.json`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default)]
 pub struct SchedulerConfig {
     /// How many timesteps the model was trained with.

@@ -121,6 +121,15 @@ pub struct SchedulerState {
     pub previous_timestep: Option<usize>,
 }
 
+/// What one step gives.
+#[derive(Clone, Debug)]
+pub struct StepOutput {
+    /// The next latents, in `f32`.
+    pub prev_sample: Tensor,
+    /// The clean latents as estimated from this step's model output, in `f32`.
+    pub pred_original_sample: Tensor,
+}
+
 /// The timesteps of one run.
 #[derive(Clone, Debug)]
 pub struct Schedule<'a> {
@@ -135,8 +144,8 @@ impl Schedule<'_> {
         &self.timesteps
     }
 
-    /// One step: from the latents at `timestep` and the model's output for them to the next latents, in `f32` (the
-    /// caller casts them back to its dtype).
+    /// One step: from the latents at `timestep` and the model's output for them to the next latents (which the caller
+    /// casts back to its dtype).
     ///
     /// DPM draws its noise from `generator`, in the latents' dtype; DDIM draws nothing.
     pub fn step(
@@ -146,16 +155,17 @@ impl Schedule<'_> {
         latents: &Tensor,
         state: &mut SchedulerState,
         generator: &mut Generator,
-    ) -> Result<Tensor> {
+    ) -> Result<StepOutput> {
         let noise_pred = noise_pred.to_dtype(DType::F32)?;
         let x0 = self.pred_original_sample(&noise_pred, timestep, latents)?;
-        match self.scheduler.kind {
+        let prev_sample = match self.scheduler.kind {
             SchedulerKind::Ddim => {
                 let c = self.ddim_coefficients(timestep);
-                Ok((scaled(latents, c.latents)? + scaled(&x0, c.x0)?)?)
+                (scaled(latents, c.latents)? + scaled(&x0, c.x0)?)?
             }
-            SchedulerKind::Dpm => self.dpm_step(x0, timestep, latents, state, generator),
-        }
+            SchedulerKind::Dpm => self.dpm_step(x0.clone(), timestep, latents, state, generator)?,
+        };
+        Ok(StepOutput { prev_sample, pred_original_sample: x0 })
     }
 
     /// The clean latents that the model's output stands for, in `f32`.

@@ -3,10 +3,10 @@
 //! The published 2B file was written by an older diffusers and lacks the later keys, so every key has its default.
 //! Relies on nothing; must not know weights.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// The transformer's configuration. Sizes are of latents, frames are of pixels.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default)]
 #[expect(clippy::struct_excessive_bools, reason = "the keys are diffusers'")]
 pub struct TransformerConfig {

@@ -5,13 +5,13 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::pipeline_config::read_config;
 use crate::{Error, Result};
 
 /// The configuration of the autoencoder.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default)]
 pub struct VaeConfig {
     /// Channels of the pictures that are encoded.

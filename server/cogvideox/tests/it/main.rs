@@ -7,11 +7,13 @@
     reason = "a test fails by panicking, prints what it measured, and asks for equality where it means equality"
 )]
 
+mod checkpoint;
 mod golden;
 mod guidance;
 mod image;
 mod noise;
 mod pipeline;
+mod preview;
 mod scheduler;
 mod text_encoder;
 mod tokenizer;

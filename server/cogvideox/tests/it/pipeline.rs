@@ -53,7 +53,7 @@ fn for_each_run(
     for (name, run) in golden.json["runs"].as_object().unwrap() {
         let mut compared = 0;
         let video = pipeline
-            .generate(&params(&golden, run), &mut |event| {
+            .generate(&params(&golden, run), None, &mut |event| {
                 if let Event::LatentsPrepared { timesteps, .. } = event {
                     assert_eq!(serde_json::json!(timesteps), run["timesteps"], "{form} {name}");
                 }
@@ -116,7 +116,7 @@ fn image_latents_are_part_of_the_generators_stream() {
     };
     let mut drawn = None;
     pipeline
-        .generate(&params, &mut |event| {
+        .generate(&params, None, &mut |event| {
             if let Event::LatentsPrepared { latents, .. } = event {
                 drawn = Some(latents.clone());
                 return ControlFlow::Break(());
@@ -139,7 +139,7 @@ fn a_run_stops_at_any_event() {
     let params = params(&golden, &golden.json["runs"]["nocfg"]);
     let mut total = 0;
     pipeline
-        .generate(&params, &mut |_| {
+        .generate(&params, None, &mut |_| {
             total += 1;
             ControlFlow::Continue(())
         })
@@ -147,7 +147,7 @@ fn a_run_stops_at_any_event() {
     // All kinds of events, early and late, without a run for each of hundreds.
     for stop_at in (1..=total).step_by(total / 20).chain([2, 3, total]) {
         let mut seen = 0;
-        let result = pipeline.generate(&params, &mut |_| {
+        let result = pipeline.generate(&params, None, &mut |_| {
             seen += 1;
             if seen == stop_at { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
@@ -172,7 +172,7 @@ fn latents_that_overflow_fail_before_decoding() {
     let huge = golden.get("latents.init").affine(0.0, f64::INFINITY).unwrap();
     let params = GenerationParams { initial_latents: Some(huge), ..params(&golden, run) };
     let mut decoded = false;
-    let result = pipeline.generate(&params, &mut |event| {
+    let result = pipeline.generate(&params, None, &mut |event| {
         decoded |= matches!(event, Event::VaeDecode { .. });
         ControlFlow::Continue(())
     });
@@ -195,7 +195,7 @@ fn parameters_out_of_range_name_their_field() {
         ("image", GenerationParams { image, ..good }),
     ];
     for (field, params) in cases {
-        match pipeline.generate(&params, &mut |_| ControlFlow::Continue(())) {
+        match pipeline.generate(&params, None, &mut |_| ControlFlow::Continue(())) {
             Err(Error::InvalidParams { field: found, .. }) => assert_eq!(found, field),
             other => panic!("{field}: {:?}", other.err()),
         }

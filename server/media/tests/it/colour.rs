@@ -21,7 +21,8 @@ fn flat_colours_come_back_through_the_bt709_inverse() {
         [17, 90, 160],
     ] {
         let frames = Frames::new(colour.repeat(64 * 48), 64, 48, 1).unwrap();
-        let file = encode_mp4(&frames, &EncodeOptions { fps: 8, quality: Quality::High }).unwrap();
+        let file =
+            encode_mp4(&frames, &EncodeOptions { fps: 8, quality: Quality::High, metadata: None }).unwrap();
         let shown = Video::open(file).decode()[0].to_rgb();
         for pixel in shown.chunks_exact(3) {
             let off =
@@ -38,7 +39,8 @@ fn colour_stays_where_it_was() {
     let row = (0..width).flat_map(|x| [x as u8, 128, 255 - x as u8]);
     let rgb: Vec<u8> = (0..height).flat_map(|_| row.clone()).collect();
     let frames = Frames::new(rgb.clone(), width, height, 1).unwrap();
-    let file = encode_mp4(&frames, &EncodeOptions { fps: 8, quality: Quality::High }).unwrap();
+    let file =
+        encode_mp4(&frames, &EncodeOptions { fps: 8, quality: Quality::High, metadata: None }).unwrap();
     let shown = Video::open(file).decode()[0].to_rgb();
     let mean_shift = |channel: usize| {
         // Away from the borders, where both sides repeat the last column.

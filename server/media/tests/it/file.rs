@@ -10,7 +10,7 @@ use crate::{
 
 fn encode(width: u32, height: u32, count: u32, fps: u32) -> Vec<u8> {
     let frames = Scene { width, height, count, noise: 1.5 }.frames();
-    encode_mp4(&frames, &EncodeOptions { fps, quality: Quality::Standard }).unwrap()
+    encode_mp4(&frames, &EncodeOptions { fps, quality: Quality::Standard, metadata: None }).unwrap()
 }
 
 #[test]
@@ -65,7 +65,8 @@ fn frames_keep_their_order() {
     // Brightness climbs by 10 a frame; a swapped, repeated or lost frame breaks the stairs.
     let rgb = (0..20_u8).flat_map(|t| std::iter::repeat_n(20 + 10 * t, 64 * 48 * 3)).collect();
     let frames = media::Frames::new(rgb, 64, 48, 20).unwrap();
-    let file = encode_mp4(&frames, &EncodeOptions { fps: 8, quality: Quality::Standard }).unwrap();
+    let file =
+        encode_mp4(&frames, &EncodeOptions { fps: 8, quality: Quality::Standard, metadata: None }).unwrap();
     for (t, picture) in Video::open(file).decode().iter().enumerate() {
         let shown = i32::from(picture.to_rgb()[0]);
         assert!((shown - (20 + 10 * t as i32)).abs() <= 3, "frame {t} shows {shown}");

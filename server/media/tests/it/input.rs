@@ -7,7 +7,9 @@ fn grey(width: u32, height: u32, count: u32) -> Frames {
 }
 
 fn refusal(frames: &Frames, fps: u32) -> String {
-    encode_mp4(frames, &EncodeOptions { fps, quality: Quality::Standard }).unwrap_err().to_string()
+    encode_mp4(frames, &EncodeOptions { fps, quality: Quality::Standard, metadata: None })
+        .unwrap_err()
+        .to_string()
 }
 
 #[test]
@@ -35,7 +37,8 @@ fn frame_rates_outside_the_range_are_refused() {
     assert_eq!(refusal(&grey(16, 16, 1), 0), "fps: expected 1 to 1000, found 0");
     assert_eq!(refusal(&grey(16, 16, 1), MAX_FPS + 1), "fps: expected 1 to 1000, found 1001");
     for fps in [1, MAX_FPS] {
-        encode_mp4(&grey(16, 16, 2), &EncodeOptions { fps, quality: Quality::Standard }).unwrap();
+        encode_mp4(&grey(16, 16, 2), &EncodeOptions { fps, quality: Quality::Standard, metadata: None })
+            .unwrap();
     }
 }
 

@@ -20,6 +20,22 @@ pub(crate) fn top_level_boxes(mut file: &[u8]) -> Vec<FourCC> {
     kinds
 }
 
+/// Types and payloads of the boxes in a buffer. Only for boxes with 32-bit sizes.
+pub(crate) fn boxes_in(mut bytes: &[u8]) -> impl Iterator<Item = ([u8; 4], &[u8])> {
+    std::iter::from_fn(move || {
+        let (size, rest) = bytes.split_first_chunk::<4>()?;
+        let (kind, rest) = rest.split_first_chunk::<4>().unwrap();
+        let payload;
+        (payload, bytes) = rest.split_at(u32::from_be_bytes(*size) as usize - 8);
+        Some((*kind, payload))
+    })
+}
+
+/// The payload of the first box of a type.
+pub(crate) fn child(bytes: &[u8], kind: [u8; 4]) -> &[u8] {
+    boxes_in(bytes).find(|(found, _)| *found == kind).unwrap().1
+}
+
 impl Video {
     pub(crate) fn open(bytes: Vec<u8>) -> Self {
         let mut rest = bytes.as_slice();

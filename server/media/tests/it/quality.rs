@@ -13,7 +13,7 @@ const NATURAL: Scene = Scene { width: 720, height: 480, count: 49, noise: 1.5 };
 /// includes what 4:2:0 and limited range cost, in every channel.
 fn worst_frame_db(scene: Scene, quality: Quality) -> f64 {
     let frames = scene.frames();
-    let video = Video::open(encode_mp4(&frames, &EncodeOptions { fps: 8, quality }).unwrap());
+    let video = Video::open(encode_mp4(&frames, &EncodeOptions { fps: 8, quality, metadata: None }).unwrap());
     let pictures = video.decode();
     assert_eq!(pictures.len(), frames.count() as usize);
     frames
@@ -39,8 +39,9 @@ fn a_noisy_clip_keeps_40_db() {
 fn quality_orders_size_and_fidelity() {
     let scene = Scene { width: 240, height: 160, count: 9, noise: 1.5 };
     let frames = scene.frames();
-    let sizes =
-        Quality::ALL.map(|quality| encode_mp4(&frames, &EncodeOptions { fps: 8, quality }).unwrap().len());
+    let sizes = Quality::ALL.map(|quality| {
+        encode_mp4(&frames, &EncodeOptions { fps: 8, quality, metadata: None }).unwrap().len()
+    });
     let fidelity = Quality::ALL.map(|quality| worst_frame_db(scene, quality));
     assert!(sizes.is_sorted_by(|a, b| a < b), "{sizes:?}");
     assert!(fidelity.is_sorted_by(|a, b| a < b), "{fidelity:?}");

@@ -1,20 +1,21 @@
 //! What subscribers and readers learn, and in which order.
 
-use queue::{Error, Event, Owner, Progress, Stage, Status, Subscription, Timings};
+use queue::{Error, EventKind, Heard, News, Owner, Progress, Stage, Status, Subscription, Topic};
 
-use crate::bench::{Bench, denoise, output};
+use crate::bench::{Bench, denoise, finished};
 
 /// An event in a form that a test can compare.
 async fn next(news: &mut Subscription) -> String {
-    match news.recv().await.expect("the queue lives") {
-        Event::Started(video) => format!("started {}", video.attempt),
-        Event::Progress { attempt, progress } => {
+    let Heard::News(item) = news.recv().await.expect("the queue lives") else { return "lagged".into() };
+    match &item.news {
+        News::Event { event, video } => {
+            assert_eq!((event.video_id, event.attempt), (video.id, video.attempt));
+            format!("{} {}", event.kind.as_str(), event.attempt)
+        }
+        News::Progress { attempt, progress, .. } => {
             format!("{attempt}: {} {} at {}", progress.stage, progress.step, progress.percent)
         }
-        Event::Cancelling(_) => "cancelling".into(),
-        Event::Requeued(_) => "requeued".into(),
-        Event::Settled(video) => format!("settled {}", video.status),
-        Event::Lagged => "lagged".into(),
+        News::Preview { attempt, step, jpeg } => format!("{attempt}: {step} as {} bytes", jpeg.len()),
     }
 }
 
@@ -22,28 +23,28 @@ async fn next(news: &mut Subscription) -> String {
 async fn a_subscriber_hears_the_whole_story_of_its_video_and_of_no_other() {
     let bench = Bench::new().await;
     let (video, other) = (bench.enqueue("a").await, bench.enqueue("b").await);
-    let mut news = bench.queue.subscribe(video.id);
-    news.seen(&video);
+    let mut news = bench.queue.subscribe(Topic::Video(video.id));
+    news.seen(0, Some(&video));
 
     let owner = Owner::unique();
     let first = bench.claim(&owner).await;
     bench.queue.set_progress(&first.lease, denoise(30, 50)).await.unwrap();
     bench.queue.requeue(&first.lease).await.unwrap();
-    bench.queue.request_cancel(other.id).await.unwrap();
+    bench.queue.request_cancel(other.id, None).await.unwrap();
     let second = bench.claim(&owner).await;
     bench.queue.set_progress(&second.lease, denoise(1, 5)).await.unwrap();
-    bench.queue.request_cancel(video.id).await.unwrap();
-    bench.queue.request_cancel(video.id).await.unwrap();
+    bench.queue.request_cancel(video.id, None).await.unwrap();
+    bench.queue.request_cancel(video.id, None).await.unwrap();
     bench.queue.cancelled(&second.lease).await.unwrap();
 
     for expected in [
         "started 1",
         "1: denoise 30 at 50",
-        "requeued",
+        "queued 1",
         "started 2",
-        "2: denoise 1 at 5",
-        "cancelling",
-        "settled cancelled",
+        "2: denoise 1 at 50",
+        "cancelling 2",
+        "cancelled 2",
     ] {
         assert_eq!(next(&mut news).await, expected);
     }
@@ -56,15 +57,13 @@ async fn progress_never_goes_backwards() {
     let bench = Bench::new().await;
     let id = bench.enqueue("a").await.id;
     let claim = bench.claim(&Owner::unique()).await;
-    let mut news = bench.queue.subscribe(id);
+    let mut news = bench.queue.subscribe(Topic::Video(id));
     let decode = Progress { stage: Stage::VaeDecode, step: 50, total_steps: 50, percent: 200 };
     for report in [denoise(5, 10), denoise(4, 8), denoise(6, 9), denoise(6, 9), decode, denoise(50, 95)] {
         bench.queue.set_progress(&claim.lease, report).await.unwrap();
     }
-    bench.queue.complete(&claim.lease, output(), Timings::default()).await.unwrap();
-    for expected in
-        ["1: denoise 5 at 10", "1: denoise 6 at 10", "1: vae_decode 50 at 99", "settled completed"]
-    {
+    bench.queue.complete(&claim.lease, finished(1)).await.unwrap();
+    for expected in ["1: denoise 5 at 10", "1: denoise 6 at 10", "1: vae_decode 50 at 99", "completed 1"] {
         assert_eq!(next(&mut news).await, expected);
     }
 }
@@ -78,7 +77,7 @@ async fn readers_see_what_subscribers_see_although_the_row_is_written_once_a_sec
         bench.queue.set_progress(&claim.lease, denoise(step, step as u8)).await.unwrap();
         bench.clock.advance_ms(300);
     }
-    let everything = queue::ListQuery { after: None, limit: 1, order: queue::Order::Ascending };
+    let everything = queue::ListQuery { after: None, limit: 1, order: queue::Order::Ascending, owner: None };
     assert_eq!(bench.queue.get(id).await.unwrap().progress, 9);
     assert_eq!(bench.queue.list(everything).await.unwrap().videos[0].progress, 9);
 
@@ -94,12 +93,13 @@ async fn readers_see_what_subscribers_see_although_the_row_is_written_once_a_sec
 async fn what_the_row_already_says_is_not_told_again() {
     let bench = Bench::new().await;
     let id = bench.enqueue("a").await.id;
-    let mut news = bench.queue.subscribe(id);
+    let mut news = bench.queue.subscribe(Topic::Video(id));
     let claim = bench.claim(&Owner::unique()).await;
     bench.queue.set_progress(&claim.lease, denoise(1, 2)).await.unwrap();
     bench.queue.set_progress(&claim.lease, denoise(2, 4)).await.unwrap();
-    bench.queue.request_cancel(id).await.unwrap();
-    news.seen(&bench.queue.get(id).await.unwrap());
+    bench.queue.request_cancel(id, None).await.unwrap();
+    let (video, seq) = bench.queue.snapshot(id).await.unwrap();
+    news.seen(seq, Some(&video));
     bench.queue.set_progress(&claim.lease, denoise(3, 6)).await.unwrap();
     assert_eq!(next(&mut news).await, "1: denoise 3 at 6");
 }
@@ -109,14 +109,14 @@ async fn a_slow_subscriber_is_told_so_and_still_hears_the_end() {
     let bench = Bench::new().await;
     let id = bench.enqueue("a").await.id;
     let claim = bench.claim(&Owner::unique()).await;
-    let mut news = bench.queue.subscribe(id);
+    let mut news = bench.queue.subscribe(Topic::Video(id));
     for step in 1..=3000 {
         bench.queue.set_progress(&claim.lease, denoise(step, 50)).await.unwrap();
     }
-    bench.queue.complete(&claim.lease, output(), Timings::default()).await.unwrap();
+    bench.queue.complete(&claim.lease, finished(1)).await.unwrap();
     assert_eq!(next(&mut news).await, "lagged");
     let mut last = String::new();
-    while !last.starts_with("settled") {
+    while !last.starts_with("completed") {
         last = next(&mut news).await;
     }
 }
@@ -130,17 +130,23 @@ async fn whoever_subscribes_before_reading_never_misses_the_end() {
         let claim = bench.claim(&owner).await;
         let queue = bench.queue.clone();
         let watcher = tokio::spawn(async move {
-            let mut news = queue.subscribe(id);
-            let mut video = queue.get(id).await.unwrap();
-            news.seen(&video);
+            let mut news = queue.subscribe(Topic::Video(id));
+            let (mut video, seq) = queue.snapshot(id).await.unwrap();
+            news.seen(seq, Some(&video));
             while !video.status.is_terminal() {
-                match news.recv().await.unwrap() {
-                    Event::Settled(settled) => video = (*settled).clone(),
-                    Event::Progress { progress, .. } => {
+                let Some(Heard::News(item)) = news.recv().await else {
+                    panic!("the queue is gone, or too fast")
+                };
+                match &item.news {
+                    News::Event { event, video: now } => {
+                        assert!(event.kind == EventKind::Started || now.status.is_terminal());
+                        video = (**now).clone();
+                    }
+                    News::Progress { progress, .. } => {
                         assert!(progress.percent > video.progress, "{progress:?} after {}", video.progress);
                         video.progress = progress.percent;
                     }
-                    _ => {}
+                    News::Preview { .. } => {}
                 }
             }
             video.status
@@ -148,7 +154,7 @@ async fn whoever_subscribes_before_reading_never_misses_the_end() {
         for step in 1..=5 {
             bench.queue.set_progress(&claim.lease, denoise(step, step as u8)).await.unwrap();
         }
-        bench.queue.complete(&claim.lease, output(), Timings::default()).await.unwrap();
+        bench.queue.complete(&claim.lease, finished(1)).await.unwrap();
         assert_eq!(watcher.await.unwrap(), Status::Completed);
     }
 }
@@ -169,10 +175,10 @@ async fn a_client_that_hangs_up_does_not_stop_a_change_halfway() {
     let id = bench.enqueue("a").await.id;
     let claim = bench.claim(&Owner::unique()).await;
     // The handler's future is polled once, enough to set the change going, and dropped.
-    let handler = bench.queue.request_cancel(id);
+    let handler = bench.queue.request_cancel(id, None);
     tokio::select! { biased; _ = handler => {}, () = std::future::ready(()) => {} }
     let heard = tokio::time::timeout(std::time::Duration::from_secs(10), claim.cancel.cancelled()).await;
     assert!(heard.is_ok(), "the worker hears of it all the same");
-    let late = bench.queue.complete(&claim.lease, output(), Timings::default()).await;
+    let late = bench.queue.complete(&claim.lease, finished(1)).await;
     assert!(matches!(late, Err(Error::CancelRequested(_))), "{late:?}");
 }

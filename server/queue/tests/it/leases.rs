@@ -1,8 +1,8 @@
 //! Who may write to a row: fencing, rescue, cancellation, and giving a row back.
 
-use queue::{Claim, Error, JobError, Owner, Rescued, Status, Timings, Video, VideoId};
+use queue::{Claim, Error, JobError, Owner, Rescued, Status, VideoId};
 
-use crate::bench::{Bench, OPTIONS, START_MS, denoise, output};
+use crate::bench::{Bench, OPTIONS, START_MS, denoise, finished};
 
 fn out_of_memory() -> JobError {
     JobError { code: "out_of_memory".into(), message: "12 GiB were asked for".into() }
@@ -13,10 +13,13 @@ async fn assert_fenced_out(bench: &Bench, old: &Claim) {
     let refused = [
         queue.heartbeat(lease).await.map(drop),
         queue.set_progress(lease, denoise(49, 90)).await,
-        queue.complete(lease, output(), Timings::default()).await,
+        queue.complete(lease, finished(1)).await,
         queue.fail(lease, out_of_memory()).await,
         queue.cancelled(lease).await,
         queue.requeue(lease).await,
+        queue.requeue_in_low_memory(lease, "w").await,
+        queue.keep_checkpoint(lease, 40).await,
+        queue.drop_checkpoint(lease).await,
     ];
     for (n, result) in refused.into_iter().enumerate() {
         assert!(matches!(result, Err(Error::LeaseLost { .. })), "write {n}: {result:?}");
@@ -41,7 +44,7 @@ async fn a_worker_given_up_for_lost_changes_nothing() {
     assert_fenced_out(&bench, &old).await;
     assert_eq!(bench.queue.get(id).await.unwrap(), before);
 
-    bench.queue.complete(&new.lease, output(), Timings::default()).await.unwrap();
+    bench.queue.complete(&new.lease, finished(1)).await.unwrap();
     assert_fenced_out(&bench, &new).await;
     assert_eq!(bench.queue.get(id).await.unwrap().status, Status::Completed);
 }
@@ -58,7 +61,9 @@ async fn a_killed_server_loses_an_attempt_but_not_the_place() {
     let owner = Owner::unique();
     assert_eq!(bench.queue.rescue(&owner).await.unwrap(), Rescued { requeued: 1, ..Rescued::default() });
     let rescued = bench.queue.get(old.id).await.unwrap();
-    assert_eq!(rescued, Video { attempt: 1, ..old.clone() });
+    let mut expected = old.clone();
+    (expected.attempt, expected.progress) = (1, 20);
+    assert_eq!(rescued, expected);
     let again = bench.claim(&owner).await;
     assert_eq!((again.video.id, again.video.attempt), (old.id, 2));
 
@@ -85,7 +90,7 @@ async fn an_orderly_requeue_is_not_held_against_a_video() {
         bench.queue.set_progress(&claim.lease, denoise(40, 80)).await.unwrap();
         bench.queue.requeue(&claim.lease).await.unwrap();
         let waiting = bench.queue.get(id).await.unwrap();
-        assert_eq!((waiting.status, waiting.progress, waiting.stage), (Status::Queued, 0, None));
+        assert_eq!((waiting.status, waiting.progress, waiting.stage), (Status::Queued, 80, None));
         assert_eq!(waiting.started_at_ms, None);
     }
     bench.claim(&owner).await;
@@ -114,12 +119,12 @@ async fn a_waiting_video_is_cancelled_at_once() {
     let bench = Bench::new().await;
     let id = bench.enqueue("a").await.id;
     bench.clock.advance_ms(7);
-    let cancelled = bench.queue.request_cancel(id).await.unwrap();
+    let cancelled = bench.queue.request_cancel(id, None).await.unwrap();
     assert_eq!((cancelled.status, cancelled.error.clone()), (Status::Cancelled, None));
     assert_eq!(cancelled.completed_at_ms, Some(START_MS + 7));
     assert!(bench.queue.claim(&Owner::unique()).await.unwrap().is_none());
     bench.clock.advance_ms(7);
-    assert_eq!(bench.queue.request_cancel(id).await.unwrap(), cancelled);
+    assert_eq!(bench.queue.request_cancel(id, None).await.unwrap(), cancelled);
 }
 
 #[tokio::test]
@@ -130,13 +135,13 @@ async fn a_running_video_hears_of_its_cancellation_and_its_worker_settles_it() {
     assert!(!bench.queue.heartbeat(&claim.lease).await.unwrap().cancel_requested);
     assert!(!claim.cancel.is_cancelled());
 
-    let asked = bench.queue.request_cancel(id).await.unwrap();
+    let asked = bench.queue.request_cancel(id, None).await.unwrap();
     assert_eq!((asked.status, asked.cancel_requested_at_ms), (Status::InProgress, Some(START_MS)));
     assert!(claim.cancel.is_cancelled());
     assert!(bench.queue.heartbeat(&claim.lease).await.unwrap().cancel_requested);
 
     // The result arrives after the request: whoever was told "it is being cancelled" was told the truth.
-    let late = bench.queue.complete(&claim.lease, output(), Timings::default()).await;
+    let late = bench.queue.complete(&claim.lease, finished(1)).await;
     assert!(matches!(late, Err(Error::CancelRequested(video)) if video == id), "{late:?}");
     bench.queue.cancelled(&claim.lease).await.unwrap();
     assert_eq!(bench.queue.get(id).await.unwrap().status, Status::Cancelled);
@@ -148,7 +153,7 @@ async fn a_cancelled_video_never_runs_again() {
         let mut bench = Bench::new().await;
         let id = bench.enqueue("a").await.id;
         let claim = bench.claim(&Owner::unique()).await;
-        bench.queue.request_cancel(id).await.unwrap();
+        bench.queue.request_cancel(id, None).await.unwrap();
         if killed {
             bench = bench.kill_and_reopen().await;
             let rescued = bench.queue.rescue(&Owner::unique()).await.unwrap();
@@ -171,9 +176,9 @@ async fn cancelling_and_completing_at_once_have_one_outcome_and_both_know_it() {
         let id: VideoId = bench.enqueue(&n.to_string()).await.id;
         let claim = bench.claim(&owner).await;
         let (canceller, completer) = (bench.queue.clone(), bench.queue.clone());
-        let cancel = tokio::spawn(async move { canceller.request_cancel(id).await.unwrap() });
+        let cancel = tokio::spawn(async move { canceller.request_cancel(id, None).await.unwrap() });
         let complete = tokio::spawn(async move {
-            let completed = completer.complete(&claim.lease, output(), Timings::default()).await;
+            let completed = completer.complete(&claim.lease, finished(1)).await;
             if completed.is_err() {
                 completer.cancelled(&claim.lease).await.unwrap();
             }

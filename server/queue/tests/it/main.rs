@@ -2,7 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its tools too")]
 
+mod attempts;
 mod bench;
 mod events;
+mod failures;
+mod keys;
 mod leases;
+mod machine;
+mod migration;
+mod model;
+mod outbox;
+mod races;
+mod repeats;
+mod retention;
 mod story;
+mod turns;
+mod watchers;

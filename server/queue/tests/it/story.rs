@@ -3,30 +3,34 @@
 use std::collections::HashSet;
 
 use queue::{
-    Counts, Error, JobError, ListQuery, NewVideo, Order, Owner, Queue, Stage, Status, Timings, VideoId,
+    Counts, Error, Finished, JobError, ListQuery, NewVideo, Order, Owner, Queue, Stage, Status, Timings,
+    VideoId,
 };
 
-use crate::bench::{Bench, OPTIONS, START_MS, denoise, new_video, output};
+use crate::bench::{Bench, OPTIONS, START_MS, denoise, finished, new_video, output};
 
 #[tokio::test]
 async fn a_video_goes_from_the_door_to_its_file() {
     let bench = Bench::new().await;
     let asked = new_video("a panda");
-    let queued = bench.queue.enqueue(asked.clone()).await.unwrap();
+    let queued = bench.put(asked.clone()).await;
     assert_eq!((queued.status, queued.progress, queued.attempt), (Status::Queued, 0, 0));
     assert_eq!((queued.created_at_ms, queued.started_at_ms, queued.total_steps), (START_MS, None, 50));
     assert_eq!(queued.params, asked.params);
     assert_eq!((&queued.metadata, &queued.warnings), (&asked.metadata, &asked.warnings));
     assert_eq!(bench.queue.get(queued.id).await.unwrap(), queued);
-    assert_eq!(bench.queue.queue_position(queued.id).await.unwrap(), Some(1));
+    assert_eq!(bench.queue.estimate(&queued).await.unwrap().queue_position, Some(1));
 
     bench.clock.advance_ms(5_000);
     let claim = bench.claim(&Owner::unique()).await;
     assert_eq!(claim.video.id, queued.id);
     assert_eq!((claim.video.status, claim.video.attempt), (Status::InProgress, 1));
     assert_eq!(claim.video.started_at_ms, Some(START_MS + 5_000));
-    assert_eq!(bench.queue.queue_position(queued.id).await.unwrap(), None);
-    assert_eq!(bench.queue.counts().await.unwrap(), Counts { queued: 0, in_progress: 1 });
+    assert_eq!(bench.queue.estimate(&claim.video).await.unwrap().queue_position, None);
+    assert_eq!(
+        bench.queue.counts().await.unwrap(),
+        Counts { queued: 0, in_progress: 1, oldest_queued_at_ms: None, paused: false }
+    );
 
     bench.queue.set_progress(&claim.lease, denoise(25, 45)).await.unwrap();
     let running = bench.queue.get(queued.id).await.unwrap();
@@ -34,25 +38,25 @@ async fn a_video_goes_from_the_door_to_its_file() {
 
     bench.clock.advance_ms(60_000);
     let timings = Timings { queue_ms: Some(5_000), denoise_ms: Some(50_000), ..Timings::default() };
-    bench.queue.complete(&claim.lease, output(), timings).await.unwrap();
+    bench.queue.complete(&claim.lease, Finished { timings, ..finished(1) }).await.unwrap();
     let done = bench.queue.get(queued.id).await.unwrap();
     assert_eq!((done.status, done.progress, done.step), (Status::Completed, 100, 50));
-    assert_eq!((done.output, done.timings, done.error), (Some(output()), timings, None));
+    assert_eq!((done.output, done.timings, done.error), (Some(output(1)), timings, None));
     assert_eq!(done.completed_at_ms, Some(START_MS + 65_000));
-    assert_eq!(bench.queue.output_keys().await.unwrap(), [output().key]);
+    assert_eq!(bench.queue.output_keys().await.unwrap(), ["video_1.mp4", "video_1.webp", "video_1.jpg"]);
 
-    let deleted = bench.queue.delete(queued.id).await.unwrap();
-    assert_eq!(deleted.output, Some(output()));
+    let deleted = bench.queue.delete(queued.id, None).await.unwrap();
+    assert_eq!(deleted.output, Some(output(1)));
     assert!(matches!(bench.queue.get(queued.id).await, Err(Error::NotFound(id)) if id == queued.id));
-    assert!(matches!(bench.queue.delete(queued.id).await, Err(Error::NotFound(_))));
-    assert!(matches!(bench.queue.request_cancel(queued.id).await, Err(Error::NotFound(_))));
+    assert!(matches!(bench.queue.delete(queued.id, None).await, Err(Error::NotFound(_))));
+    assert!(matches!(bench.queue.request_cancel(queued.id, None).await, Err(Error::NotFound(_))));
 }
 
 #[tokio::test]
 async fn what_was_written_is_there_after_a_kill() {
     let bench = Bench::new().await;
     let waiting = bench.enqueue("one").await;
-    let failed = bench.queue.enqueue(NewVideo { priority: 1, ..new_video("two") }).await.unwrap();
+    let failed = bench.put(NewVideo { priority: 1, ..new_video("two") }).await;
     let claim = bench.claim(&Owner::unique()).await;
     let error = JobError { code: "nan_latents".into(), message: "the latents hold NaN after step 3".into() };
     bench.queue.fail(&claim.lease, error.clone()).await.unwrap();
@@ -76,14 +80,18 @@ async fn two_servers_cannot_share_a_database() {
 #[tokio::test]
 async fn priority_goes_first_and_age_decides_among_equals() {
     let bench = Bench::new().await;
-    let mut expected = Vec::new();
+    let (mut expected, mut videos) = (Vec::new(), Vec::new());
     for (prompt, priority) in [("a", 0), ("b", -1), ("c", 5), ("d", 0), ("e", 5)] {
-        let video = bench.queue.enqueue(NewVideo { priority, ..new_video(prompt) }).await.unwrap();
+        let video = bench.put(NewVideo { priority, ..new_video(prompt) }).await;
         expected.push((std::cmp::Reverse(priority), video.id));
+        videos.push(video);
     }
     expected.sort();
-    for (place, (_, id)) in (1..).zip(&expected) {
-        assert_eq!(bench.queue.queue_position(*id).await.unwrap(), Some(place));
+    let together = bench.queue.estimates(&videos).await.unwrap();
+    for (video, estimate) in videos.iter().zip(together) {
+        let place = expected.iter().position(|(_, id)| *id == video.id).unwrap() as u32 + 1;
+        assert_eq!(estimate.queue_position, Some(place));
+        assert_eq!(bench.queue.estimate(video).await.unwrap(), estimate);
     }
     let owner = Owner::unique();
     for (_, id) in expected {
@@ -97,7 +105,7 @@ async fn a_full_queue_refuses_and_a_running_video_does_not_fill_it() {
     let bench = Bench::with(queue::QueueOptions { capacity: 2, ..OPTIONS }).await;
     bench.enqueue("a").await;
     bench.enqueue("b").await;
-    let refused = bench.queue.enqueue(new_video("c")).await;
+    let refused = bench.queue.enqueue(new_video("c"), None).await;
     assert!(matches!(refused, Err(Error::QueueFull { capacity: 2 })), "{refused:?}");
     bench.claim(&Owner::unique()).await;
     bench.enqueue("c").await;
@@ -113,7 +121,7 @@ async fn pages_neither_repeat_nor_miss() {
     for order in [Order::Ascending, Order::Descending] {
         let (mut after, mut seen) = (None, Vec::new());
         loop {
-            let page = bench.queue.list(ListQuery { after, limit: 2, order }).await.unwrap();
+            let page = bench.queue.list(ListQuery { after, limit: 2, order, owner: None }).await.unwrap();
             seen.extend(page.videos.iter().map(|v| v.id));
             after = seen.last().copied();
             if !page.has_more {
@@ -124,10 +132,14 @@ async fn pages_neither_repeat_nor_miss() {
         assert_eq!(seen, ids);
         ids.reverse();
     }
-    let exact = bench.queue.list(ListQuery { after: None, limit: 5, order: Order::Ascending }).await.unwrap();
+    let exact = bench
+        .queue
+        .list(ListQuery { after: None, limit: 5, order: Order::Ascending, owner: None })
+        .await
+        .unwrap();
     assert!(!exact.has_more);
     let unknown: VideoId = "video_0190163d8694739bae3c4d5e6f708192".parse().unwrap();
-    let behind = ListQuery { after: Some(unknown), limit: 5, order: Order::Ascending };
+    let behind = ListQuery { after: Some(unknown), limit: 5, order: Order::Ascending, owner: None };
     assert!(matches!(bench.queue.list(behind).await, Err(Error::NotFound(id)) if id == unknown));
 }
 
@@ -135,13 +147,13 @@ async fn pages_neither_repeat_nor_miss() {
 async fn only_settled_videos_are_deleted() {
     let bench = Bench::new().await;
     let video = bench.enqueue("a").await;
-    let waiting = bench.queue.delete(video.id).await;
+    let waiting = bench.queue.delete(video.id, None).await;
     assert!(matches!(waiting, Err(Error::NotTerminal { status: Status::Queued, .. })), "{waiting:?}");
     let claim = bench.claim(&Owner::unique()).await;
-    let running = bench.queue.delete(video.id).await;
+    let running = bench.queue.delete(video.id, None).await;
     assert!(matches!(running, Err(Error::NotTerminal { status: Status::InProgress, .. })), "{running:?}");
     bench.queue.cancelled(&claim.lease).await.unwrap();
-    bench.queue.delete(video.id).await.unwrap();
+    bench.queue.delete(video.id, None).await.unwrap();
 }
 
 #[test]

@@ -1,0 +1,111 @@
+//! From a draft to a row of the queue: what may still stand in the way, in the order in which it is cheap to find out.
+//!
+//! A request that repeats an earlier one is answered before any of it, so that a client that lost the first answer
+//! gets it even when the queue is full. Asks the prompt's checker and refiner, and knows neither.
+
+use queue::{Enqueued, Submission};
+
+use crate::auth::Caller;
+use crate::create::Draft;
+use crate::error::{Code, Error, Result};
+use crate::prompt::{PromptToCheck, PromptVerdict};
+use crate::state::AppState;
+
+/// Puts the draft in the queue, or finds the video that the same request made before.
+pub(crate) async fn submit(
+    state: &AppState,
+    caller: &Caller,
+    mut draft: Draft<'_>,
+    submission: Submission,
+) -> Result<Enqueued> {
+    draft.job.owner = caller.owner();
+    let earlier = state.queue.earlier(draft.job.owner.as_ref(), &submission).await;
+    if let Some(video) = earlier.map_err(|error| refusal(error, state))? {
+        return Ok(Enqueued { video, replayed: true });
+    }
+    draft.job.submission = Some(submission);
+    state.accepts_videos()?;
+    state.has_room().await?;
+    if state.prompt_check.is_some() || draft.refine {
+        // Nobody is asked about a prompt that would not be taken anyway; whether it is, is decided at the end.
+        let (counts, capacity) = (state.queue.counts().await?, state.queue.options().capacity);
+        if counts.queued >= capacity {
+            return Err(refusal(queue::Error::QueueFull { capacity }, state));
+        }
+    }
+    check_prompt(state, caller, &draft).await?;
+    if draft.refine {
+        refine_prompt(state, caller, &mut draft).await?;
+    }
+    draft.count_tokens(&*state.prompt_tokens)?;
+    let enqueued = state.queue.enqueue(draft.job, caller.name()).await;
+    let enqueued = enqueued.map_err(|error| refusal(error, state))?;
+    if !enqueued.replayed {
+        tracing::info!(job.id = %enqueued.video.id, model = enqueued.video.model, "video queued");
+    }
+    Ok(enqueued)
+}
+
+async fn check_prompt(state: &AppState, caller: &Caller, draft: &Draft<'_>) -> Result<()> {
+    let Some(check) = &state.prompt_check else { return Ok(()) };
+    let prompt = PromptToCheck {
+        prompt: &draft.job.params.prompt,
+        negative_prompt: &draft.job.params.negative_prompt,
+        model: &draft.job.model,
+        api_key_name: caller.name(),
+    };
+    match check.check(&prompt).await {
+        PromptVerdict::Allowed => Ok(()),
+        PromptVerdict::Refused { reason } => Err(Error::param(Code::PromptRefused, "prompt", reason)),
+        PromptVerdict::Unavailable => Err(Error::TryLater {
+            code: Code::PromptCheckUnavailable,
+            message: "the prompt could not be checked, and unchecked prompts are not taken".to_owned(),
+            after: state.limits.retry_after,
+        }),
+    }
+}
+
+/// Puts a refined prompt in the draft. Where there is none, a warning says so and the client's own stays: a video of
+/// it is better than none.
+async fn refine_prompt(state: &AppState, caller: &Caller, draft: &mut Draft<'_>) -> Result<()> {
+    let Some(refiner) = &state.refine_prompt else { return Ok(()) };
+    let refined = match refiner.refine(&draft.job.params.prompt).await {
+        Ok(refined) if refined.trim().is_empty() => Err("the refiner came back with nothing".to_owned()),
+        Ok(refined) => {
+            let (tokens, limit) = (state.prompt_tokens.count(&refined), draft.card.max_prompt_tokens);
+            let fits = tokens <= limit;
+            if fits {
+                Ok(refined)
+            } else {
+                Err(format!("it came to {tokens} tokens, the model reads {limit}"))
+            }
+        }
+        Err(why) => Err(why),
+    };
+    match refined {
+        Ok(refined) => {
+            let sent = std::mem::replace(&mut draft.job.params.prompt, refined);
+            draft.job.sent_prompt = Some(sent);
+            check_prompt(state, caller, draft).await
+        }
+        Err(why) => {
+            draft.job.warnings.push(format!("the prompt was not refined: {why}"));
+            Ok(())
+        }
+    }
+}
+
+/// What the queue will not take, in the API's words.
+fn refusal(error: queue::Error, state: &AppState) -> Error {
+    match error {
+        queue::Error::QueueFull { .. } | queue::Error::KeyQueueFull { .. } => Error::TryLater {
+            code: Code::QueueFull,
+            message: error.to_string(),
+            after: state.limits.retry_after,
+        },
+        queue::Error::IdempotencyKeyReuse => {
+            Error::param(Code::IdempotencyKeyReuse, "idempotency-key", error.to_string())
+        }
+        error => error.into(),
+    }
+}
