@@ -33,7 +33,7 @@ def durable(events):
 def follow(server):
     step("a stream: headers, ids, order")
     server.post("/v1/queue/pause")
-    video = server.create(num_inference_steps=8)
+    video = server.create(num_inference_steps=40)
     with server.events(video["id"]) as stream:
         for name, value in (("cache-control", "no-store"), ("x-accel-buffering", "no")):
             equal(name, stream.response.headers[name], value)
@@ -50,8 +50,10 @@ def follow(server):
     progress = [event.data for event in events if event.name == "video.progress"]
     percents = [data["percent"] for data in progress]
     assert percents == sorted(percents) and percents[-1] <= 99, f"expected rising percents below 100, found {percents}"
-    assert {data["step"] for data in progress} >= {1, 2, 7, 8}, f"expected every step of 8, found {progress}"
-    assert progress[-1]["step_seconds"] is not None or any(data["step_seconds"] for data in progress), progress
+    steps = {data["step"] for data in progress}
+    # Not each of them: a reader that is slow, as on a busy machine, is told the newest.
+    assert max(steps) == 40 and len(steps) >= 5, f"expected most steps of 40 and the last, found {steps}"
+    assert any(data["step_seconds"] and data["eta_seconds"] for data in progress), f"expected measured steps, found {progress}"
     assert not any(event.name == "video.preview" for event in events), "expected no previews unasked, found some"
 
 
@@ -98,8 +100,12 @@ def survive_a_restart(server):
     equal("starts", [name for _, name in history].count("video.started"), 2)
     snapshot = int(before[0].id)
     equal("durable events", durable(before) + durable(after), [event for event in history if event[0] > snapshot])
-    steps = [event.data["step"] for event in before + after if event.name == "video.progress"]
-    assert steps == sorted(steps), f"expected steps that never fall, found {steps}"
+    for events in (before, after):
+        # From the one to the other they may: the last second before a kill -9 is not on the disk.
+        percents = [event.data["percent"] for event in events if event.name == "video.progress"]
+        assert percents == sorted(percents), f"expected percents that never fall, found {percents}"
+    resumed = next(event.data["step"] for event in after if event.name == "video.progress")
+    assert resumed >= 10, f"expected to go on from a checkpoint at about step 20, found {resumed}"
 
 
 def preview(server):

@@ -66,10 +66,9 @@ impl Tickets {
         Ok(text)
     }
 
-    /// Uses a ticket up, whatever comes of it, and tells whose it is; none if it is not or no longer good.
-    fn redeem(&self, text: &str, now_ms: i64) -> Option<Option<KeyId>> {
-        let ticket = self.lock().remove(text)?;
-        (ticket.expires_at_ms > now_ms).then_some(ticket.key)
+    /// Uses a ticket up, whatever comes of it; none if there is none, or it is no longer good.
+    fn redeem(&self, text: &str, now_ms: i64) -> Option<Ticket> {
+        self.lock().remove(text).filter(|ticket| ticket.expires_at_ms > now_ms)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Ticket>> {
@@ -91,7 +90,8 @@ impl FromRequestParts<AppState> for Listener {
             return Caller::from_request_parts(parts, state).await.map(Self);
         };
         let refused = || Error::refused(Code::InvalidTicket, "this ticket was used, is too old or never was");
-        match state.tickets.redeem(&text, state.clock.now_ms()).ok_or_else(refused)? {
+        let ticket = state.tickets.redeem(&text, state.clock.now_ms()).ok_or_else(refused)?;
+        match ticket.key {
             Some(key) => {
                 let key = state.api_keys.active(&key).await?.ok_or_else(refused)?;
                 Ok(Self(Caller::of_key(key)))

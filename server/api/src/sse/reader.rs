@@ -53,6 +53,17 @@ pub(crate) struct Opening {
     pub(crate) snapshot: Option<queue::Video>,
 }
 
+/// Where a reader's next words come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// From the table, after the cursor.
+    Behind,
+    /// From the news.
+    Live,
+    /// Nowhere: the stream ends with what is to be sent.
+    Ended,
+}
+
 /// One reader.
 pub(crate) struct Reader {
     state: AppState,
@@ -61,7 +72,7 @@ pub(crate) struct Reader {
     place: Place,
     previews: Option<PreviewWish>,
     cursor: i64,
-    behind: bool,
+    phase: Phase,
     /// Whether a snapshot follows when it is no longer behind.
     snapshot_due: bool,
     /// Whether the stream ends when it is no longer behind.
@@ -73,7 +84,6 @@ pub(crate) struct Reader {
     heard: VecDeque<Arc<NewsItem>>,
     /// To be sent as it is.
     out: VecDeque<Bytes>,
-    ended: bool,
     ping_at: Instant,
 }
 
@@ -86,14 +96,13 @@ impl Reader {
             place: opening.place,
             previews: opening.previews,
             cursor: opening.cursor,
-            behind: opening.behind,
+            phase: if opening.behind { Phase::Behind } else { Phase::Live },
             snapshot_due: false,
             end_due: opening.finished,
             health: state.health.clone(),
             stages: HashMap::new(),
             heard: VecDeque::new(),
             out: VecDeque::new(),
-            ended: false,
             ping_at: Instant::now() + PING_EVERY,
             state,
         };
@@ -113,7 +122,7 @@ impl Reader {
                 if let Some(bytes) = reader.out.pop_front() {
                     return Some((Ok(bytes), reader));
                 }
-                if reader.ended {
+                if reader.phase == Phase::Ended {
                     return None;
                 }
                 if let Err(error) = reader.advance().await {
@@ -127,7 +136,7 @@ impl Reader {
     /// Does the next thing there is to do: at most one page or item is written, so that a reader who takes nothing
     /// makes no work.
     async fn advance(&mut self) -> Result<()> {
-        if self.behind {
+        if self.phase == Phase::Behind {
             return self.catch_up().await;
         }
         if Instant::now() >= self.ping_at {
@@ -162,19 +171,19 @@ impl Reader {
         while let Some(heard) = next {
             match heard {
                 // The queue is gone.
-                None => self.ended = true,
+                None => self.phase = Phase::Ended,
                 Some(Heard::News(item)) => self.note(item),
                 Some(Heard::Lagged) => {
                     // What was heard before is in the table too, but for what is no longer worth telling.
                     self.heard.clear();
                     // From the newest on: what the queue still keeps is as good as gone.
                     self.news = self.state.queue.subscribe(self.topic.clone());
-                    self.behind = true;
+                    self.phase = Phase::Behind;
                     self.snapshot_due = matches!(self.topic, Topic::Video(_));
                     counter!("cogvideox_sse_dropped_total").increment(1);
                 }
             }
-            if self.ended || self.behind {
+            if self.phase != Phase::Live {
                 break;
             }
             // All at once: tokio would have a task pause in the middle, and the news go stale.
@@ -209,7 +218,9 @@ impl Reader {
             News::Event { event, .. } => {
                 self.out.push_back(lines);
                 self.told(event);
-                self.ended = self.end_due;
+                if self.end_due {
+                    self.phase = Phase::Ended;
+                }
             }
             News::Progress { progress, .. } => {
                 let id = format!("id: {}.{}\n", self.cursor, progress.step);
@@ -250,7 +261,6 @@ impl Reader {
             self.told(event);
         }
         if events.len() < PAGE as usize {
-            self.behind = false;
             self.caught_up().await?;
         }
         Ok(())
@@ -258,9 +268,9 @@ impl Reader {
 
     async fn caught_up(&mut self) -> Result<()> {
         self.news.seen(self.cursor, None);
+        self.phase = if self.end_due { Phase::Ended } else { Phase::Live };
         let snapshot_due = std::mem::take(&mut self.snapshot_due);
-        self.ended = self.end_due;
-        if let (false, true, Topic::Video(id)) = (self.ended, snapshot_due, &self.topic) {
+        if let (Phase::Live, true, Topic::Video(id)) = (self.phase, snapshot_due, &self.topic) {
             // After the events: what happens from here on is news, and told again rather than not at all.
             match self.state.queue.get(*id).await {
                 Ok(video) => {
@@ -297,7 +307,7 @@ impl Reader {
     }
 
     fn break_off(&mut self, code: Code, message: &str) {
-        self.ended = true;
+        self.phase = Phase::Ended;
         let error = StreamError { code: code.as_str(), message: message.to_owned() };
         self.out.push_back(ERROR.lines(&to_json(&error)).into());
     }

@@ -17,3 +17,4 @@ mod repeats;
 mod retention;
 mod story;
 mod turns;
+mod watchers;
