@@ -328,5 +328,6 @@ DAMAGES = {
     "gone": lambda path: path.unlink(),
 }
 
-PARTS = {"disk-full": disk_full, "files-refused": files_refused, "read-only": read_only, "busy": database_busy, "clock": clock_back,
+PARTS = {"disk-full": disk_full, "files-refused": files_refused, "read-only": read_only, "busy": database_busy,
+         "clock": clock_back,
          "checkpoint": corrupt_checkpoint}
