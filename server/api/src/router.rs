@@ -25,6 +25,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::envelope::envelope;
+use crate::leftover::read_leftover;
 use crate::error::{X_REQUEST_ID, ascii, status_response};
 use crate::page;
 use crate::routes::{
@@ -82,6 +83,7 @@ pub fn router(state: AppState) -> Router {
             HeaderValue::from_static("nosniff"),
         ))
         .layer(from_fn(envelope))
+        .layer(from_fn(read_leftover))
         .layer(CatchPanicLayer::custom(panicked))
         // axum's own limit of 2 MB would come before ours.
         .layer(DefaultBodyLimit::disable())

@@ -20,14 +20,13 @@ function describe(capabilities, model) {
   const { num_frames: frames, num_inference_steps: steps, guidance_scale: guidance } = model;
   const number = (attributes) => h("input", { type: "number", inputmode: "decimal", ...attributes });
   const tick = (checked) => h("input", { type: "checkbox", checked });
-  const refused = steps.refused?.length ? `Not ${steps.refused.join(", ")}` : null;
   const ranged = (text) => (text === "" ? null : Number(text));
   const fields = [
     { name: "size", label: "Size", default: model.default_size, parse: String, basic: true,
       control: h("select", {}, model.sizes.map((size) => option(size, sizeText(size), model.default_size))) },
     { name: "num_frames", label: "Length (frames)", default: frames.default, parse: Number, basic: true,
       control: h("select", {}, frameCounts(frames).map((n) => option(n, `${videoLength(n / model.fps)} (${n})`, frames.default))) },
-    { name: "num_inference_steps", label: "Steps", default: steps.default, parse: ranged, basic: true, hint: refused,
+    { name: "num_inference_steps", label: "Steps", default: steps.default, parse: ranged, basic: true,
       control: number({ min: 1, max: steps.max, step: 1, value: steps.default }) },
     { name: "seed", label: "Seed", default: null, parse: ranged, basic: true,
       control: number({ min: 0, max: Number.MAX_SAFE_INTEGER, step: 1, placeholder: "Random" }) },

@@ -122,7 +122,12 @@ impl Generate {
             dump.write(path, &video).with_context(|| format!("{}: cannot be written", path.display()))?;
         }
         progress.update(Update::Stage("encode_mp4"));
-        write_mp4(&self.output, video, defaults.fps, config.video.quality)?;
+        let metadata = config
+            .video
+            .metadata
+            .then(|| worker::provenance(&video_params(&params, defaults.fps), &source.id(), false));
+        let options = media::EncodeOptions { fps: defaults.fps, quality: config.video.quality, metadata };
+        write_mp4(&self.output, video, &options)?;
         drop(progress);
         writeln!(stdout, "{}", self.output.display())?;
         Ok(())
@@ -215,10 +220,27 @@ fn check_writable(output: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn write_mp4(path: &Path, video: VideoFrames, fps: u32, quality: media::Quality) -> anyhow::Result<()> {
+/// The parameters as a video of the server's has them.
+fn video_params(params: &GenerationParams, fps: u32) -> queue::VideoParams {
+    queue::VideoParams {
+        prompt: params.prompt.clone(),
+        negative_prompt: params.negative_prompt.clone(),
+        width: params.width as u32,
+        height: params.height as u32,
+        num_frames: params.num_frames as u32,
+        fps,
+        num_inference_steps: params.num_inference_steps as u32,
+        guidance_scale: params.guidance_scale,
+        use_dynamic_cfg: params.use_dynamic_cfg,
+        scheduler: params.scheduler.to_string(),
+        seed: params.seed,
+    }
+}
+
+fn write_mp4(path: &Path, video: VideoFrames, options: &media::EncodeOptions) -> anyhow::Result<()> {
     let (width, height, count) = (video.width as u32, video.height as u32, video.num_frames as u32);
     let frames = media::Frames::new(video.rgb, width, height, count)?;
-    let mp4 = media::encode_mp4(&frames, &media::EncodeOptions { fps, quality })?;
+    let mp4 = media::encode_mp4(&frames, options)?;
     std::fs::write(path, mp4).with_context(|| format!("{}: cannot be written", path.display()))
 }
 

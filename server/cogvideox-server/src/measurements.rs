@@ -27,6 +27,13 @@ pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
 fn describe() {
     metrics::describe_gauge!("process_resident_memory_bytes", metrics::Unit::Bytes, "Memory in use");
     metrics::describe_gauge!("process_open_fds", "Open file descriptors");
+    // Counters of what may never happen: without a first value nobody could tell that from not being counted.
+    for name in ["cogvideox_db_busy_total", "cogvideox_oom_total", "cogvideox_worker_restarts_total"] {
+        metrics::counter!(name).absolute(0);
+    }
+    for result in ["delivered", "retried", "given_up"] {
+        metrics::counter!("cogvideox_webhook_deliveries_total", "result" => result).absolute(0);
+    }
 }
 
 /// Says how much the process holds; Linux only, nothing elsewhere.

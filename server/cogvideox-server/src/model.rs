@@ -71,7 +71,7 @@ impl ModelSource {
     }
 
     /// The name in requests: the folder's.
-    fn id(&self) -> String {
+    pub(crate) fn id(&self) -> String {
         match &self.path {
             ModelPath::Demo => DEMO_ID.to_owned(),
             ModelPath::Folder(dir) => {

@@ -3,6 +3,7 @@
 //!
 //! The row goes first: it says that the video has expired before its files go.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use queue::{Clock, Queue, SystemClock, Video};
@@ -58,13 +59,18 @@ impl Keeper {
         }
         let history_ms = i64::from(self.rules.history_days.get()) * 24 * HOUR_MS;
         self.queue.prune(now_ms - history_ms).await?;
-        self.sweep_checkpoints().await
+        self.remove_checkpoints().await
     }
 
-    /// Checkpoints of videos that were settled while no worker had them.
-    async fn sweep_checkpoints(&self) -> anyhow::Result<()> {
-        let known = self.queue.unsettled().await?.into_iter().map(worker::checkpoint_key).collect();
-        self.checkpoints.sweep(known).await?;
+    /// Removes the checkpoints of videos that were settled while no worker had them.
+    async fn remove_checkpoints(&self) -> anyhow::Result<()> {
+        // The files first: one that is made after that is none of these.
+        let files = self.checkpoints.keys().await?;
+        let needed: HashSet<String> =
+            self.queue.unsettled().await?.into_iter().map(worker::checkpoint_key).collect();
+        for key in files.iter().filter(|key| !needed.contains(*key)) {
+            self.checkpoints.delete(key).await?;
+        }
         Ok(())
     }
 

@@ -134,6 +134,8 @@ impl Data {
         let known: HashSet<String> = queue.output_keys().await?.into_iter().collect();
         let swept = store.sweep(known).await?;
         let checkpoints = VideoStore::open(&dir.join(CHECKPOINTS_DIR)).await?;
+        let known = queue.unsettled().await?.into_iter().map(worker::checkpoint_key).collect();
+        checkpoints.sweep(known).await?;
         tracing::info!(?swept, "files without a video");
         Ok(Self { queue, store, checkpoints })
     }

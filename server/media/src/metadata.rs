@@ -17,8 +17,9 @@ pub struct Metadata {
     pub comment: String,
     /// Name and version of the program.
     pub software: String,
-    /// When the clip was made, in seconds since 1970 UTC. What lies behind the year 9999 is written as its end.
-    pub created_unix_s: u64,
+    /// When the clip was made, in seconds since 1970 UTC, if the file is to tell. What lies behind the year 9999 is
+    /// written as its end.
+    pub created_unix_s: Option<u64>,
 }
 
 /// The most bytes that the texts of a [`Metadata`] may come to: far beyond any prompt, and it keeps the sizes of the
@@ -43,8 +44,8 @@ impl Metadata {
     }
 
     /// [`Self::created_unix_s`] where it has a date.
-    pub(crate) fn created_unix_s(&self) -> u64 {
-        self.created_unix_s.min(LAST_SECOND)
+    pub(crate) fn created_unix_s(&self) -> Option<u64> {
+        self.created_unix_s.map(|unix_s| unix_s.min(LAST_SECOND))
     }
 
     /// `udta/meta(hdlr, ilst)`, to stand in `moov`.
@@ -69,7 +70,10 @@ impl Metadata {
 
     fn xmp_packet(&self) -> String {
         let (title, description) = (xml_text(&self.title), xml_text(&self.comment));
-        let (tool, date) = (xml_text(&self.software), date_time(self.created_unix_s()));
+        let tool = xml_text(&self.software);
+        let date = self.created_unix_s().map_or_else(String::new, |unix_s| {
+            format!("<xmp:CreateDate>{}</xmp:CreateDate>", date_time(unix_s))
+        });
         // Read-only ("r"): there is no padding for an editor to write into. The ids are XMP's own.
         format!(
             "<?xpacket begin=\"\u{FEFF}\" id=\"W5M0MpCehiHzreSzNTczkc9d\"?>\n\
@@ -84,7 +88,7 @@ impl Metadata {
             <dc:description><rdf:Alt><rdf:li xml:lang=\"x-default\">{description}</rdf:li></rdf:Alt>\
             </dc:description>\
             <xmp:CreatorTool>{tool}</xmp:CreatorTool>\
-            <xmp:CreateDate>{date}</xmp:CreateDate>\
+            {date}\
             </rdf:Description></rdf:RDF></x:xmpmeta>\n\
             <?xpacket end=\"r\"?>"
         )

@@ -29,7 +29,7 @@ pub(crate) fn mux(packets: &[Packet], options: &EncodeOptions) -> Result<Vec<u8>
         reserved_moov_box_size: estimate_maximum_moov_box_size(&[packets.len()])
             + metadata.as_ref().map_or(0, MetadataBoxes::room),
         creation_timestamp: Duration::from_secs(
-            options.metadata.as_ref().map_or(0, Metadata::created_unix_s),
+            options.metadata.as_ref().and_then(Metadata::created_unix_s).unwrap_or(0),
         ),
         ..Mp4FileMuxerOptions::default()
     })

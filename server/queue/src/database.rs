@@ -6,7 +6,7 @@
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sqlx::{
@@ -18,6 +18,7 @@ use crate::{Error, Result};
 
 const READERS: u32 = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_millis(10);
 
 pub(crate) fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
@@ -33,8 +34,25 @@ pub(crate) fn pool(options: SqliteConnectOptions) -> SqlitePool {
     SqlitePoolOptions::new().max_connections(READERS).connect_lazy_with(options)
 }
 
+/// Connects for writing. A new file is put into WAL mode first, for which `SQLite` does not wait while another process
+/// is doing the same: so it is waited for here.
 pub(crate) async fn connect(path: &Path) -> Result<SqliteConnection> {
-    Ok(SqliteConnection::connect_with(&options(path)).await?)
+    let began = Instant::now();
+    loop {
+        match SqliteConnection::connect_with(&options(path)).await {
+            Err(sqlx::Error::Database(error))
+                if is_busy(error.as_ref()) && began.elapsed() < BUSY_TIMEOUT =>
+            {
+                tokio::time::sleep(RETRY_AFTER).await;
+            }
+            connected => return Ok(connected?),
+        }
+    }
+}
+
+/// `SQLITE_BUSY`, whatever the more exact code is above its lowest byte.
+fn is_busy(error: &dyn sqlx::error::DatabaseError) -> bool {
+    error.code().and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| code & 0xff == 5)
 }
 
 /// Brings the tables up to date. All of it is one transaction, begun with the right to write: a server and a command

@@ -211,6 +211,11 @@ impl Queue {
         Ok(Counts { queued, in_progress, oldest_queued_at_ms, paused })
     }
 
+    /// The time that the rows are written by.
+    pub fn now_ms(&self) -> i64 {
+        self.inner.clock.now_ms()
+    }
+
     /// What an operator decided.
     pub fn options(&self) -> QueueOptions {
         self.inner.options
@@ -235,12 +240,23 @@ impl Queue {
         F: Future<Output = Result<T>> + Send + 'static,
     {
         match tokio::spawn(change(Arc::clone(&self.inner))).await {
-            Ok(result) => result,
+            Ok(result) => result.inspect_err(count_busy),
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
                 Err(_) => Err(Error::Stopping),
             },
         }
+    }
+}
+
+/// Another process held the database for longer than is waited for.
+fn count_busy(error: &Error) {
+    // SQLITE_BUSY; extended codes keep it in their low byte.
+    let code = |error: &sqlx::Error| error.as_database_error()?.code()?.parse::<i32>().ok();
+    if let Error::Database(error) = error
+        && code(error).is_some_and(|code| code & 0xff == 5)
+    {
+        ::metrics::counter!("cogvideox_db_busy_total").increment(1);
     }
 }
 

@@ -185,6 +185,16 @@ impl VideoStore {
         .await
     }
 
+    /// The keys of all files that are there.
+    pub async fn keys(&self) -> Result<Vec<String>> {
+        let folder = Arc::clone(&self.folder);
+        blocking(move || {
+            let files = own_files(&folder)?.into_iter();
+            Ok(files.filter_map(|(_, name)| if let Name::Key(key) = name { Some(key) } else { None }).collect())
+        })
+        .await
+    }
+
     fn path(&self, key: &str) -> Result<PathBuf> {
         if is_key(key) { Ok(self.folder.join(key)) } else { Err(Error::InvalidKey(key.to_owned())) }
     }

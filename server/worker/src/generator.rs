@@ -3,33 +3,60 @@
 
 use std::ops::ControlFlow;
 
-use queue::{JobError, VideoParams};
+use queue::{JobError, VideoId, VideoParams};
+
+/// A video to make.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// Its name: for logs, never for what the video looks like.
+    pub video_id: VideoId,
+    /// What defines it.
+    pub params: &'a VideoParams,
+    /// What [`DenoiseState::checkpoint`] gave in an earlier attempt: go on from there.
+    pub checkpoint: Option<&'a [u8]>,
+    /// Take less memory, at the cost of time and of slightly other pixels.
+    pub low_memory: bool,
+}
+
+/// A video that was made.
+#[derive(Debug)]
+pub struct Generated {
+    /// Its frames.
+    pub frames: media::Frames,
+    /// The most memory of the device that it took, where that is known.
+    pub peak_memory_bytes: Option<u64>,
+}
 
 /// Makes frames. It lives on one thread from its building to its end, so it need not be `Send`.
 pub trait Generator {
-    /// Makes the video that `params` define. `on_progress` is called at each step and as often as possible between;
+    /// Makes the video that is asked for. `on_progress` is called at each step and as often as possible between;
     /// once it answers `Break`, the generator returns [`GenerateError::Interrupted`] as soon as it can.
+    ///
+    /// The same parameters give the same frames, gone on from a checkpoint or not.
     ///
     /// # Errors
     /// Each variant of [`GenerateError`] settles the video in its own way.
     fn generate(
         &mut self,
-        params: &VideoParams,
-        on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
-    ) -> Result<media::Frames, GenerateError>;
+        request: &Request<'_>,
+        on_progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<Generated, GenerateError>;
 }
 
 /// Where a generator is.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Progress {
+#[derive(Clone, Copy)]
+pub enum Progress<'a> {
     /// The prompt is being encoded.
     TextEncode,
-    /// So many denoising steps are finished; with 0, the first begins.
+    /// So many denoising steps are finished; with 0, or with the checkpoint's on a run that goes on from one, the
+    /// first begins.
     Denoise {
         /// Steps finished.
         step: u32,
         /// Steps in all.
         total_steps: u32,
+        /// What can be asked about the latents: there after each finished step, the last one too.
+        state: Option<&'a dyn DenoiseState>,
     },
     /// So much of the latents is decoded.
     VaeDecode {
@@ -38,6 +65,29 @@ pub enum Progress {
     },
     /// Nothing to tell: only to ask whether to stop.
     CheckPoint,
+}
+
+/// The latents between two steps.
+pub trait DenoiseState {
+    /// Everything that a later attempt needs to go on from here, so that it ends in the same frames.
+    ///
+    /// # Errors
+    /// A sentence for the log; the generation goes on without.
+    fn checkpoint(&self) -> Result<Vec<u8>, String>;
+
+    /// A rough and quick picture of what the video will look like.
+    fn preview(&self) -> Option<Picture>;
+}
+
+/// One picture of 8-bit RGB, `(height, width, 3)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Picture {
+    /// `height * width * 3` bytes.
+    pub rgb: Vec<u8>,
+    /// In pixels.
+    pub width: u32,
+    /// In pixels.
+    pub height: u32,
 }
 
 /// Why there are no frames.
@@ -55,6 +105,10 @@ pub enum GenerateError {
     /// The latents are not numbers any more; the message is shown to the user.
     #[error("the latents are not finite: {0}")]
     NanLatents(String),
+    /// The checkpoint cannot be gone on with; the message is for the log alone. Asked again without it, the
+    /// generator starts over.
+    #[error("bad checkpoint: {0}")]
+    BadCheckpoint(String),
     /// Anything else; the message is for the log alone.
     #[error("internal: {0}")]
     Internal(String),
@@ -67,7 +121,7 @@ impl GenerateError {
             Self::InvalidParams(message) => ("invalid_params", message),
             Self::OutOfMemory(message) => ("out_of_memory", message),
             Self::NanLatents(message) => ("nan_latents", message),
-            Self::Interrupted | Self::Internal(_) => {
+            Self::Interrupted | Self::BadCheckpoint(_) | Self::Internal(_) => {
                 ("internal", "the generation failed; the server's log says why".to_owned())
             }
         };

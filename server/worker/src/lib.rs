@@ -2,19 +2,32 @@
 //!
 //! It joins the queue, a [`Generator`], `media` and the store, and promises that every claimed video is settled: as
 //! completed once its file is on the disk, as failed with a code, as cancelled, or handed back to the queue when the
-//! server stops. A worker whose lease is gone drops what it has. The generator is somebody else's: this crate knows
+//! server stops. While it denoises, checkpoints are kept, so that whatever ends an attempt costs little: the next one
+//! goes on from the last. A worker whose lease is gone drops what it has. The generator is somebody else's: this crate knows
 //! no model and no HTTP.
 
+mod attempt;
+mod cadence;
+mod checkpoints;
 mod error;
+mod files;
+mod generation;
 mod generator;
+mod monitor;
 mod progress;
+mod pulse;
 mod runner;
+mod settle;
 mod thread;
+mod watchdog;
 
-use std::time::Duration;
+use std::{sync::Mutex, time::Duration};
 
+pub use checkpoints::key as checkpoint_key;
 pub use error::{Error, Result};
-pub use generator::{GenerateError, Generator, Progress};
+pub use files::provenance;
+pub use generator::{DenoiseState, GenerateError, Generated, Generator, Picture, Progress, Request};
+pub use pulse::Pulse;
 use queue::{CancellationToken, Queue};
 use store::VideoStore;
 use tokio::{sync::watch, task::JoinHandle};
@@ -26,10 +39,32 @@ pub struct WorkerConfig {
     pub heartbeat: Duration,
     /// How long an idle worker waits before it looks again unasked.
     pub poll: Duration,
-    /// How long a stopping server waits for an interrupted generator before it hands the video back without it.
+    /// How long an interrupted generator has to come back: then a stopping server hands the video back without it,
+    /// and one that hung makes the worker give up.
     pub interrupt_wait: Duration,
     /// The picture quality of the files.
     pub quality: media::Quality,
+    /// Whether the files tell what made them.
+    pub metadata: bool,
+    /// The least time between two checkpoints of a video, 10 seconds if in doubt. They are taken more rarely where
+    /// they would cost more than 1 % of the denoising time. Zero: after every step, whatever it costs. `None`: never.
+    pub checkpoint_interval: Option<Duration>,
+    /// The least time between two previews of a video, 1 second if in doubt. They are taken more rarely where they
+    /// would cost more than 2 % of the denoising time. Zero: after every step, whatever it costs.
+    pub preview_interval: Duration,
+    /// A generator hangs that comes no further for as long as so many steps take.
+    pub hang_factor: u32,
+    /// But never before so long.
+    pub hang_min: Duration,
+}
+
+/// Where a worker's files lie.
+#[derive(Debug, Clone)]
+pub struct Stores {
+    /// Finished videos and their pictures.
+    pub videos: VideoStore,
+    /// The checkpoints of videos that are not finished, `<video id>.ckpt`.
+    pub checkpoints: VideoStore,
 }
 
 /// Whether videos are being worked on.
@@ -50,6 +85,8 @@ pub enum Readiness {
 pub struct WorkerHandle {
     /// Whether videos are being worked on, as it changes.
     pub ready: watch::Receiver<Readiness>,
+    /// When the worker last showed that it lives.
+    pub pulse: Pulse,
     readiness: watch::Sender<Readiness>,
     stopping: CancellationToken,
     interrupt: CancellationToken,
@@ -63,20 +100,24 @@ pub struct WorkerHandle {
 ///
 /// # Errors
 /// [`Error::Thread`] if the system gives no thread.
-pub fn start<G, B>(config: WorkerConfig, queue: Queue, store: VideoStore, build: B) -> Result<WorkerHandle>
+pub fn start<G, B>(config: WorkerConfig, queue: Queue, stores: Stores, build: B) -> Result<WorkerHandle>
 where
     G: Generator + 'static,
     B: FnMut() -> Result<G, String> + Send + 'static,
 {
     let (readiness, ready) = watch::channel(Readiness::Starting);
     let (stopping, interrupt) = (CancellationToken::new(), CancellationToken::new());
+    let heart = pulse::Heart::new();
+    let pulse = heart.pulse();
     let runner = runner::Runner {
         config,
         queue,
-        store,
+        stores,
         owner: queue::Owner::unique(),
         jobs: thread::spawn(build, readiness.clone())?,
-        ready: ready.clone(),
+        readiness: readiness.clone(),
+        heart,
+        video_seconds: Mutex::default(),
         stopping: stopping.clone(),
         interrupt: interrupt.clone(),
     };
@@ -88,15 +129,17 @@ where
             broken.send_replace(Readiness::Failed("the worker's loop broke".to_owned()));
         }
     });
-    Ok(WorkerHandle { ready, readiness, stopping, interrupt, loop_ })
+    Ok(WorkerHandle { ready, pulse, readiness, stopping, interrupt, loop_ })
 }
 
 impl WorkerHandle {
-    /// Stops claiming at once and gives the video at hand `grace` to be finished; then interrupts it and hands it
-    /// back to its place in the queue.
+    /// Stops claiming at once. A video that is being denoised is handed back to its place in the queue at its next
+    /// finished step, with a checkpoint. One that is further, or cannot be kept, has `grace` to be finished; then it
+    /// is interrupted and handed back as well.
     pub async fn shutdown(self, grace: Duration) {
-        self.readiness.send_replace(Readiness::Stopping);
         self.stopping.cancel();
+        // After it, so that who sees this knows that the next finished step is the last.
+        self.readiness.send_replace(Readiness::Stopping);
         let mut ended = self.loop_;
         if tokio::time::timeout(grace, &mut ended).await.is_err() {
             self.interrupt.cancel();

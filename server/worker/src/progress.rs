@@ -1,8 +1,7 @@
 //! From what a generator says to what the row says: a share of the whole, and how long each stage took.
 
-use std::time::Instant;
-
 use queue::{Stage, Timings};
+use tokio::time::Instant;
 
 use crate::Progress;
 
@@ -14,11 +13,11 @@ const ENCODE_MP4: u8 = 97;
 const STORE: u8 = 99;
 
 /// The row's form of a report, or `None` if it only asks whether to stop.
-pub(crate) fn of_generator(progress: Progress, total_steps: u32) -> Option<queue::Progress> {
+pub(crate) fn of_generator(progress: Progress<'_>, total_steps: u32) -> Option<queue::Progress> {
     let (stage, step, total_steps, percent) = match progress {
         Progress::CheckPoint => return None,
         Progress::TextEncode => (Stage::TextEncode, 0, total_steps, 0.0),
-        Progress::Denoise { step, total_steps } => {
+        Progress::Denoise { step, total_steps, .. } => {
             let done = f64::from(step) / f64::from(total_steps.max(1));
             (Stage::Denoise, step, total_steps, DENOISE + (VAE_DECODE - DENOISE) * done)
         }
@@ -71,6 +70,7 @@ impl StageClock {
             Stage::EncodeMp4 => &mut self.timings.encode_mp4_ms,
             Stage::Store => &mut self.timings.store_ms,
         };
+        metrics::histogram!("cogvideox_stage_seconds", "stage" => stage.as_str()).record(since.elapsed());
         *slot = Some(slot.unwrap_or(0) + since.elapsed().as_millis() as u64);
     }
 }

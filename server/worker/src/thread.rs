@@ -3,28 +3,36 @@
 
 use std::{
     any::Any,
-    ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::mpsc::{self, Receiver, Sender},
     thread,
 };
 
 use queue::{CancellationToken, VideoParams};
-use tokio::sync::{mpsc::UnboundedSender, oneshot, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{oneshot, watch},
+};
 
-use crate::{GenerateError, Generator, Progress, Readiness, Result, progress, progress::StageClock};
+use crate::{
+    GenerateError, Generated, Generator, Progress, Readiness, Request, Result,
+    monitor::{Lines, Monitor, Watched},
+    progress::StageClock,
+};
 
 /// A video to generate.
 pub(crate) struct Job {
+    pub(crate) watched: Watched,
     pub(crate) params: VideoParams,
-    pub(crate) stop: Stop,
-    pub(crate) reports: UnboundedSender<queue::Progress>,
-    pub(crate) done: oneshot::Sender<Result<Generated, GenerateError>>,
+    pub(crate) checkpoint: Option<Vec<u8>>,
+    pub(crate) low_memory: bool,
+    pub(crate) lines: Lines,
+    pub(crate) done: oneshot::Sender<Result<Made, GenerateError>>,
 }
 
 /// What a generator made, and the clock of its stages, to be gone on with.
-pub(crate) struct Generated {
-    pub(crate) frames: media::Frames,
+pub(crate) struct Made {
+    pub(crate) generated: Generated,
     pub(crate) clock: StageClock,
 }
 
@@ -33,25 +41,35 @@ pub(crate) struct Generated {
 pub(crate) struct Stop {
     /// Somebody asked for it to be cancelled.
     pub(crate) cancel: CancellationToken,
-    /// The server is stopping.
+    /// The server is stopping: the next finished step is the last one, if it can be kept.
+    pub(crate) park: CancellationToken,
+    /// The server has waited long enough.
     pub(crate) interrupt: CancellationToken,
     /// The row is no longer this worker's.
     pub(crate) lost: CancellationToken,
+    /// The generator has not moved for too long.
+    pub(crate) hung: CancellationToken,
 }
 
 impl Stop {
     pub(crate) fn is_requested(&self) -> bool {
-        self.cancel.is_cancelled() || self.interrupt.is_cancelled() || self.lost.is_cancelled()
+        [&self.cancel, &self.interrupt, &self.lost, &self.hung]
+            .into_iter()
+            .any(CancellationToken::is_cancelled)
     }
 }
 
-/// Starts the thread; it ends when the sender of its jobs is dropped.
+/// Starts the thread; it ends when the sender of its jobs is dropped. It keeps time by the runtime's clock.
 pub(crate) fn spawn<G: Generator>(
     build: impl FnMut() -> Result<G, String> + Send + 'static,
     readiness: watch::Sender<Readiness>,
 ) -> Result<Sender<Job>> {
     let (sender, jobs) = mpsc::channel();
-    thread::Builder::new().name("generator".to_owned()).spawn(move || run(build, &jobs, &readiness))?;
+    let runtime = Handle::current();
+    thread::Builder::new().name("generator".to_owned()).spawn(move || {
+        let _clock = runtime.enter();
+        run(build, &jobs, &readiness);
+    })?;
     Ok(sender)
 }
 
@@ -82,6 +100,7 @@ fn run<G: Generator>(
             // Nobody listens when the server stopped waiting.
             let _ = job.done.send(made);
             if panicked {
+                metrics::counter!("cogvideox_worker_restarts_total").increment(1);
                 break;
             }
         }
@@ -90,23 +109,25 @@ fn run<G: Generator>(
     }
 }
 
-fn generate(generator: &mut impl Generator, job: &Job) -> Result<Generated, GenerateError> {
-    let mut clock = StageClock::default();
-    let frames = generator.generate(&job.params, &mut |report: Progress| {
-        if let Some(report) = progress::of_generator(report, job.params.num_inference_steps) {
-            clock.enter(report.stage);
-            // Nobody listens when the server stopped waiting, and then `stop` says so.
-            let _ = job.reports.send(report);
-        }
-        if job.stop.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    Ok(Generated { frames, clock })
+fn generate(generator: &mut impl Generator, job: &Job) -> Result<Made, GenerateError> {
+    let mut monitor = Monitor::new(&job.watched, &job.lines);
+    let request = Request {
+        video_id: job.watched.video_id,
+        params: &job.params,
+        checkpoint: job.checkpoint.as_deref(),
+        low_memory: job.low_memory,
+    };
+    let generated = generator.generate(&request, &mut |report: Progress<'_>| monitor.hear(report))?;
+    if let Some(bytes) = generated.peak_memory_bytes {
+        metrics::gauge!("cogvideox_gpu_memory_bytes", "kind" => "peak").set(bytes as f64);
+    }
+    Ok(Made { generated, clock: monitor.into_clock() })
 }
 
-/// Moves the readiness on, unless the server is stopping: that is final.
-fn become_(readiness: &watch::Sender<Readiness>, next: Readiness) {
+/// Moves the readiness on, unless the server is stopping or the worker has given up: these are final.
+pub(crate) fn become_(readiness: &watch::Sender<Readiness>, next: Readiness) {
     readiness.send_if_modified(|now| {
-        let goes_on = *now != Readiness::Stopping;
+        let goes_on = !matches!(now, Readiness::Stopping | Readiness::Failed(_));
         if goes_on {
             *now = next;
         }

@@ -102,7 +102,8 @@ impl Layers {
             Value::Integer(_) => text.parse().ok().map(Value::Integer),
             Value::Float(_) => text.parse().ok().map(Value::Float),
             Value::Boolean(_) => text.parse().ok().map(Value::Boolean),
-            Value::Table(_) | Value::Array(_) | Value::Datetime(_) => None,
+            Value::Array(_) => Some(list(text)),
+            Value::Table(_) | Value::Datetime(_) => None,
         };
         let Some(value) = value else {
             let reason = format!("expected {}, found {text:?}", kind(default));
@@ -163,6 +164,16 @@ fn parse(text: &str, origin: &Origin) -> Result<Table> {
         line: 1 + text[..error.span().map_or(0, |span| span.start)].matches('\n').count(),
         message: error.message().replace('\n', ", "),
     })
+}
+
+/// A list as TOML has it, or its entries with commas between them: all lists here are of words.
+fn list(text: &str) -> Value {
+    let as_toml = format!("list = {text}").parse::<Table>().ok().and_then(|mut table| table.remove("list"));
+    if let Some(list @ Value::Array(_)) = as_toml {
+        return list;
+    }
+    let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+    Value::Array(entries.map(|entry| Value::String(entry.to_owned())).collect())
 }
 
 /// What a value is called in messages.

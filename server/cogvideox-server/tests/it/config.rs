@@ -82,6 +82,17 @@ fn text_is_read_as_the_kind_its_key_has() {
 }
 
 #[test]
+fn a_list_is_taken_from_text_with_commas_or_as_toml() {
+    let key = "COGVIDEOX_SERVER__ALLOWED_HOSTS";
+    for text in ["a.example, b.example", r#"["a.example", "b.example"]"#] {
+        let config = Config::load(&LoadOptions::default(), variables(&[(key, text)])).unwrap();
+        assert_eq!(config.server.allowed_hosts, ["a.example", "b.example"], "{text}");
+    }
+    let none = Config::load(&LoadOptions::default(), variables(&[(key, "")])).unwrap();
+    assert!(none.server.allowed_hosts.is_empty());
+}
+
+#[test]
 fn unknown_keys_are_named_with_their_layer() {
     let file = file("[server]\nprot = 9000\n");
     assert_eq!(

@@ -19,7 +19,7 @@ fn metadata(title: &str) -> Metadata {
         title: title.to_owned(),
         comment: COMMENT.to_owned(),
         software: "cogvideox-server 0.1.0".to_owned(),
-        created_unix_s: 1_709_251_199,
+        created_unix_s: Some(1_709_251_199),
     }
 }
 
@@ -146,9 +146,15 @@ fn dates_are_the_calendars() {
         (4_107_542_400, "2100-03-01T00:00:00Z"),
         (u64::MAX, "9999-12-31T23:59:59Z"),
     ] {
-        let file = encode(1, Some(Metadata { created_unix_s, ..metadata("") }));
+        let file = encode(1, Some(Metadata { created_unix_s: Some(created_unix_s), ..metadata("") }));
         assert_eq!(property(xmp(&file), XMP, "CreateDate"), expected);
     }
+}
+
+#[test]
+fn a_clip_without_a_date_tells_none() {
+    let file = encode(1, Some(Metadata { created_unix_s: None, ..metadata("") }));
+    assert!(!file.windows(10).any(|bytes| bytes == b"CreateDate"));
 }
 
 #[test]

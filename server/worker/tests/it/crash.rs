@@ -5,14 +5,14 @@ use std::{
     io::{BufRead as _, BufReader, Write as _, read_to_string, stdin, stdout},
     path::Path,
     process::{Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::Arc,
 };
 
 use queue::Status;
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::{
-    bench::{Bench, CONFIG, new_video, open, settled},
+    bench::{Bench, CONFIG, KEEPING, new_video, open, settled, until_kept},
     fake::{Baton, FakeGenerator},
 };
 
@@ -23,20 +23,22 @@ const IN_MID_JOB: &str = "in mid-job";
 #[ignore = "runs as the server that the next test kills"]
 async fn server() {
     let Ok(folder) = env::var(FOLDER) else { return };
-    let (queue, store) = open(Path::new(&folder)).await;
-    queue.enqueue(new_video("hold")).await.unwrap();
-    queue.enqueue(new_video("make")).await.unwrap();
+    let (queue, stores) = open(Path::new(&folder)).await;
+    let id = queue.enqueue(new_video("hold 3"), None).await.unwrap().video.id;
+    queue.enqueue(new_video("make"), None).await.unwrap();
     let (sender, mut held) = unbounded_channel();
-    let baton = Arc::new(Baton { built: 0.into(), params: Mutex::default(), held: sender });
-    let _worker = worker::start(CONFIG, queue, store, move || Ok(FakeGenerator::new(&baton))).unwrap();
+    let baton = Arc::new(Baton::new(sender));
+    let _worker =
+        worker::start(KEEPING, queue.clone(), stores, move || Ok(FakeGenerator::new(&baton))).unwrap();
     let _held = held.recv().await.unwrap();
+    until_kept(&queue, id, 3).await;
     writeln!(stdout(), "\n{IN_MID_JOB}").unwrap();
     // Ends with the test that started it, if that comes to no kill.
     let _ = read_to_string(stdin());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_killed_in_mid_job_and_started_again_finishes_it() {
+async fn a_server_killed_in_mid_job_and_started_again_goes_on_where_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Command::new(env::current_exe().unwrap())
         .args(["--exact", "crash::server", "--ignored", "--nocapture"])
@@ -50,14 +52,17 @@ async fn a_server_killed_in_mid_job_and_started_again_finishes_it() {
     server.kill().unwrap();
     server.wait().unwrap();
 
-    let mut bench = Bench::reopen(folder).await;
-    let page = queue::ListQuery { after: None, limit: 9, order: queue::Order::Ascending };
+    let bench = Bench::reopen(folder).await;
+    let page = queue::ListQuery { after: None, limit: 9, order: queue::Order::Ascending, owner: None };
     let videos = bench.queue.list(page).await.unwrap().videos;
     assert_eq!((videos[0].status, videos[0].attempt), (Status::InProgress, 1));
-    bench.start(CONFIG);
-    bench.held().await.release();
+    assert_eq!((videos[0].checkpoint_step, bench.checkpoints().len()), (Some(3), 1));
+    let worker = bench.start(CONFIG);
     for (video, attempt) in videos.iter().zip([2, 1]) {
         let end = settled(&bench.queue, video.id).await;
         assert_eq!((end.status, end.attempt), (Status::Completed, attempt));
     }
+    assert_eq!(bench.resumed_from(), [Some(3), None]);
+    worker.shutdown(std::time::Duration::from_hours(1)).await;
+    assert!(bench.checkpoints().is_empty());
 }

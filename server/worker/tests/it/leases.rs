@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use queue::{Event, Owner, Stage, Status};
+use queue::{Owner, Stage, Status};
 use worker::WorkerConfig;
 
-use crate::bench::{Bench, CONFIG};
+use crate::bench::{Bench, CONFIG, Told};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_lost_its_lease_stops_and_leaves_the_row_alone() {
@@ -13,20 +13,16 @@ async fn a_worker_that_lost_its_lease_stops_and_leaves_the_row_alone() {
     bench.start(WorkerConfig { heartbeat: Duration::from_millis(5), ..CONFIG });
     let id = bench.enqueue("hold").await;
     let first = bench.held().await;
-    let mut news = bench.queue.subscribe(id);
+    let mut news = bench.news(id);
     assert_eq!(bench.queue.rescue(&Owner::unique()).await.unwrap().requeued, 1);
 
     // Not released: the heartbeat is refused, which stops the generation, and the worker takes the video anew.
     let second = bench.held().await;
     drop(first);
     second.release();
-    let end = loop {
-        if let Event::Settled(video) = news.recv().await.unwrap() {
-            break video;
-        }
-    };
+    let end = news.end().await;
     assert_eq!((end.status, end.attempt), (Status::Completed, 2));
-    assert_eq!(bench.files(), [format!("{id}_2.mp4")]);
+    assert_eq!(bench.files(), ["jpg", "mp4", "webp"].map(|kind| format!("{id}_2.{kind}")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,7 +40,7 @@ async fn a_result_that_comes_after_the_lease_is_lost_is_dropped_with_its_file() 
     held.release();
     bench.assert_goes_on().await;
     assert_eq!(bench.queue.get(id).await.unwrap(), before);
-    assert_eq!(bench.files().len(), 1, "only the file of the video that went on");
+    assert_eq!(bench.files().len(), 3, "only the files of the video that went on");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,20 +48,20 @@ async fn a_file_that_was_made_after_the_lease_is_lost_is_removed() {
     let bench = Bench::new().await;
     bench.start(CONFIG);
     let id = bench.enqueue("make").await;
-    let mut news = bench.queue.subscribe(id);
+    let mut news = bench.news(id);
     let mut attempts = 1;
     let end = loop {
-        match news.recv().await.unwrap() {
+        match news.next().await {
             // The file is about to be written. Should the worker be the quicker one, nothing is lost.
-            Event::Progress { attempt: 1, progress } if progress.stage == Stage::Store => {
+            Told::Progress(1, progress) if progress.stage == Stage::Store => {
                 attempts += bench.queue.rescue(&Owner::unique()).await.unwrap().requeued;
             }
-            Event::Settled(video) => break video,
+            Told::Event(event, video) if event.kind.is_end() => break video,
             _ => {}
         }
     };
     assert_eq!((end.status, end.attempt), (Status::Completed, attempts));
-    assert_eq!(bench.files(), [format!("{id}_{attempts}.mp4")]);
+    assert_eq!(bench.files(), ["jpg", "mp4", "webp"].map(|kind| format!("{id}_{attempts}.{kind}")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,8 +3,15 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its tools too")]
 
 mod bench;
+mod cancel;
+mod checkpoints;
 mod crash;
 mod endings;
 mod fake;
+mod files;
+mod hangs;
 mod leases;
+mod measures;
+mod memory;
+mod previews;
 mod shutdown;
