@@ -15,6 +15,7 @@ usage: chaos.py BINARY [--kills N] [--seed S] [--only PART,...] [--model DIR|dem
 import argparse
 import pathlib
 import random
+import re
 import shutil
 import tempfile
 import threading
@@ -30,9 +31,14 @@ from server import Server, step, until
 GOLDEN_MODEL = pathlib.Path(__file__).resolve().parents[1] / "cogvideox/tests/golden/2b"
 SUBMITTERS = 3
 PLAYED = 12
-# Kills while the server is still starting, and how long it lives otherwise.
+# Of the kills, how many come while the server is still starting, and how many as soon as a video's file is about to
+# be written, where there is most to go wrong; the others come when the server has lived for so long.
 EARLY_KILLS = 0.15
+AIMED_KILLS = 0.25
+AIM_SECONDS = (0.0, 0.02)
 LIFE_SECONDS = (0.0, 2.5)
+# Of the server's lives, how many are too short for a checkpoint, so that some videos are lost three times in vain.
+LIVES_WITHOUT_CHECKPOINTS = 0.4
 CONFIG = {"worker.checkpoint_interval_seconds": 0, "retention.min_free_mib": 0, "queue.capacity": 64}
 
 
@@ -47,24 +53,34 @@ def recipes(rng):
 class Killer:
     """Starts the server and kills it, and notes when."""
 
-    def __init__(self, server, rng):
-        self.server, self.rng = server, rng
+    def __init__(self, server, follower, rng):
+        self.server, self.follower, self.rng = server, follower, rng
         self.kills_ms = []
-        self.early = 0
+        self.early = self.aimed = 0
         self.faults = []
 
     def kill_once(self):
         begun = time.time()
-        if self.rng.random() < EARLY_KILLS:
+        interval = 3600 if self.rng.random() < LIVES_WITHOUT_CHECKPOINTS else 0
+        self.server.configure({"worker.checkpoint_interval_seconds": interval})
+        if (lot := self.rng.random()) < EARLY_KILLS:
             self.early += 1
             self.kill_while_starting(self.rng.uniform(0, 0.15))
         else:
             self.start(begun)
-            time.sleep(self.rng.uniform(*LIFE_SECONDS))
+            if lot < EARLY_KILLS + AIMED_KILLS:
+                self.aim()
+            else:
+                time.sleep(self.rng.uniform(*LIFE_SECONDS))
         if (code := self.server.process.poll()) not in (None, -9):
             self.faults.append(f"the server ended by itself with {code}")
         self.server.kill()
         self.kills_ms.append(time.time() * 1000)
+
+    def aim(self):
+        self.follower.storing.clear()
+        self.aimed += self.follower.storing.wait(3)
+        time.sleep(self.rng.uniform(*AIM_SECONDS))
 
     def start(self, begun):
         self.server.start(ready=False)
@@ -100,7 +116,7 @@ def kills(report, folder, options):
     meddlers.append(Meddler(server, ledger, rng.random()))
     for client in (follower, *meddlers):
         client.start()
-    killer = Killer(server, rng)
+    killer = Killer(server, follower, rng)
     began = time.monotonic()
     time.sleep(1)
     server.kill()
@@ -109,6 +125,7 @@ def kills(report, folder, options):
         killer.kill_once()
         if number % 20 == 0:
             step(f"{number} kills, {len(ledger.jobs)} videos, {len(follower.durable)} events")
+    server.configure(CONFIG)
     server.start()
     for client in meddlers:
         client.stopping.set()
@@ -123,15 +140,16 @@ def kills(report, folder, options):
     newest = audit.events[-1]["seq"]
     until("the follower", lambda: follower.durable and follower.durable[-1][0] >= newest, 60)
     follower.stopping.set()
-    tell_numbers(report, killer, ledger, follower, audit, time.monotonic() - began)
+    tell_numbers(report, server, killer, ledger, follower, audit, time.monotonic() - began)
     audit_all(report, server, killer, ledger, follower, audit)
     compare_with_undisturbed(report, folder, options, ledger, audit)
     server.kill()
 
 
-def tell_numbers(report, killer, ledger, follower, audit, seconds):
+def tell_numbers(report, server, killer, ledger, follower, audit, seconds):
     statuses = [row["status"] for row in audit.rows.values()]
-    report.number("kill -9", f"{len(killer.kills_ms)} in {seconds:.0f} s, {killer.early} while starting")
+    report.number("kill -9", f"{len(killer.kills_ms)} in {seconds:.0f} s, {killer.early} while starting, "
+                              f"{killer.aimed} while a file was written")
     report.number("videos accepted", len(ledger.jobs))
     for status in ("completed", "cancelled", "failed"):
         report.number(f"videos {status}", statuses.count(status))
@@ -141,6 +159,9 @@ def tell_numbers(report, killer, ledger, follower, audit, seconds):
     resumed = sum(row["status"] == "completed" and row["attempt"] > 1 and row["furthest_step"] > 0
                   for row in audit.rows.values())
     report.number("videos completed after a loss, with checkpoints", resumed)
+    swept = re.findall(r"Swept \{ orphans: (\d+), leftovers: (\d+)", server.log_path.read_text())
+    report.number("files without a video / temporary files swept at starts",
+                  " / ".join(str(sum(map(int, counts))) for counts in zip(*swept)))
     for what, count in ledger.counts.items():
         report.number(what, count)
     report.number("event streams opened", follower.connections)

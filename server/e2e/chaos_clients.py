@@ -192,6 +192,7 @@ class Follower(Actor):
         self.durable = []  # (seq, name, video id)
         self.progress = 0
         self.connections = 0
+        self.storing = threading.Event()  # set whenever a video's file is about to be written
 
     def turn(self):
         try:
@@ -208,6 +209,8 @@ class Follower(Actor):
     def hear(self, event):
         if event.name == "error":
             return
+        if event.name == "video.stage" and event.data["stage"] in ("encode_mp4", "store"):
+            self.storing.set()
         self.cursor = event.id or self.cursor
         if "." in self.cursor:
             self.progress += 1

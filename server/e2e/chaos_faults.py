@@ -107,6 +107,23 @@ def disk_full(report, folder, options):
             floor_reached(report, server)
 
 
+def files_refused(report, folder, options):
+    """There is room for rows, but not for files: a video whose file cannot be kept has failed, and says why."""
+    if not is_root("files-refused"):
+        return
+    with server_for(folder / "files", options) as server:
+        fine = server.completed(server.create(num_inference_steps=2)["id"])["id"]
+        with mounted("-t", "tmpfs", "-o", "size=4k", "tmpfs", at=server.data_dir / "videos"):
+            failed = [server.finished(server.create(num_inference_steps=2)["id"]) for _ in range(3)]
+        codes = [(video["error"] or {}).get("code") for video in failed]
+        report.check("no room for files: failed as storage_failed", 3,
+                     [f"{video['id']}: {code}" for video, code in zip(failed, codes) if code != "storage_failed"])
+        again = server.post(f"/v1/videos/{failed[0]['id']}/retry").body["id"]
+        server.completed(again)
+        expected = {fine: ("completed",), again: ("completed",)} | {video["id"]: ("failed",) for video in failed}
+        audited(report, "no room for files", server, expected)
+
+
 def try_to_submit(report, name, server):
     """Reads go on; what cannot be written is refused with an error of the server's own."""
     slowest, told, faults = 0, [], []
@@ -128,11 +145,14 @@ def floor_reached(report, server):
     """Below `retention.min_free_mib` nothing new is taken, before anything breaks."""
     server.stop()
     server.configure({"retention.min_free_mib": 10 * DISK_MIB})
-    server.start()
+    server.start(ready=False)
+    until("the model", lambda: server.call("GET", "/readyz", expect=None).body["status"] != "starting")
     faults = []
     answer = server.call("POST", "/v1/videos", {"prompt": "x"}, expect=None)
     if (answer.status, answer.body["error"]["code"]) != (503, "insufficient_storage"):
         faults.append(f"expected 503 insufficient_storage, found {answer.status} {answer.body}")
+    ready = server.call("GET", "/readyz", expect=None)
+    report.number("disk floor: /readyz", f"{ready.status} {ready.body['reasons']}")
     until("the oldest files to go", lambda: not any((server.data_dir / "videos").iterdir()), 40)
     for video in server.get("/v1/videos?limit=100").body["data"]:
         if video["status"] == "completed" and video["state"] != "expired":
@@ -308,5 +328,6 @@ DAMAGES = {
     "gone": lambda path: path.unlink(),
 }
 
-PARTS = {"disk-full": disk_full, "read-only": read_only, "busy": database_busy, "clock": clock_back,
+PARTS = {"disk-full": disk_full, "files-refused": files_refused, "read-only": read_only, "busy": database_busy,
+         "clock": clock_back,
          "checkpoint": corrupt_checkpoint}

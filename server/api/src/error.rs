@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use queue::Unwritable;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -18,6 +19,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Header with which a caller and this server name one exchange.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+/// When a job table that takes no changes is worth trying again.
+const UNWRITABLE_AFTER: Duration = Duration::from_secs(5);
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
 macro_rules! code_table {
@@ -168,6 +171,8 @@ code_table! {
     WorkerFailed = SERVICE_UNAVAILABLE "worker_failed";
     /// The disk is full but for its reserve.
     InsufficientStorage = SERVICE_UNAVAILABLE "insufficient_storage";
+    /// The job table takes no changes for now.
+    QueueUnavailable = SERVICE_UNAVAILABLE "queue_unavailable";
     /// The prompt could not be checked.
     PromptCheckUnavailable = SERVICE_UNAVAILABLE "prompt_check_unavailable";
 }
@@ -235,7 +240,12 @@ impl Error {
             Self::RangeNotSatisfiable { .. } => Code::RangeNotSatisfiable,
             Self::Queue(queue::Error::NotFound(_)) => Code::VideoNotFound,
             Self::VideoFailed { .. } => Code::VideoNotReady,
-            Self::Queue(_) | Self::Store(_) | Self::Read(_) => Code::Internal,
+            Self::Queue(error) => match error.unwritable() {
+                Some(Unwritable::Full) => Code::InsufficientStorage,
+                Some(Unwritable::Busy | Unwritable::Failing) => Code::QueueUnavailable,
+                None => Code::Internal,
+            },
+            Self::Store(_) | Self::Read(_) => Code::Internal,
         }
     }
 
@@ -302,6 +312,12 @@ impl From<StatusCode> for ErrorType {
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
+        if let Self::Queue(error) = &self
+            && error.unwritable().is_some()
+        {
+            tracing::error!(%error, "the job table takes no changes");
+            return unwritable(self.code()).into_response();
+        }
         let mut headers = HeaderMap::new();
         let message = self.to_string();
         let (status, code, param) = match self {
@@ -336,6 +352,15 @@ impl IntoResponse for Error {
         response.extensions_mut().insert(ErrorBody { message, r#type: status.into(), param, code });
         response
     }
+}
+
+/// What a client is told when the job table takes no changes: not why, which is the operator's business.
+fn unwritable(code: Code) -> Error {
+    if code == Code::InsufficientStorage {
+        return Error::refused(code, "the server's disk is full");
+    }
+    let message = "the server's job table takes no changes now".to_owned();
+    Error::TryLater { code, message, after: UNWRITABLE_AFTER }
 }
 
 /// What the client says about waiting: seconds for everyone, milliseconds for the openai client, which does not

@@ -149,7 +149,6 @@ const SUBMIT: &[Code] = &[
     Code::ModelNotReady,
     Code::ServerDraining,
     Code::WorkerFailed,
-    Code::InsufficientStorage,
     Code::PromptCheckUnavailable,
 ];
 
@@ -172,7 +171,13 @@ const STREAM: &[Code] = &[
 ];
 
 /// What any route may answer.
-const COMMON: &[Code] = &[Code::PayloadTooLarge, Code::RequestTimeout, Code::Internal];
+const COMMON: &[Code] = &[
+    Code::PayloadTooLarge,
+    Code::RequestTimeout,
+    Code::Internal,
+    Code::InsufficientStorage,
+    Code::QueueUnavailable,
+];
 
 error_sets! {
     /// Refusals of a route that takes nothing.

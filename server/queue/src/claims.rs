@@ -127,11 +127,15 @@ impl Queue {
 
     async fn note_checkpoint(&self, lease: &Lease, step: Option<u32>) -> Result<()> {
         let lease = lease.clone();
+        // What was shown by then: the next attempt begins there, and not at what was last written.
+        let percent = self.inner.hub.note_checkpoint(&lease, step);
         self.write(async move |inner| {
             let mut writer = inner.writer.lock().await;
             let updated = sqlx::query(
                 "UPDATE videos SET
                      checkpoint_step = ?1,
+                     step = max(step, coalesce(?1, 0)),
+                     progress = max(progress, ?5),
                      lost_attempts = CASE WHEN ?1 > furthest_step THEN 0 ELSE lost_attempts END,
                      furthest_step = max(furthest_step, coalesce(?1, 0))
                  WHERE id = ?2 AND lease_owner = ?3 AND lease_generation = ?4 AND status = 'in_progress'",
@@ -140,6 +144,7 @@ impl Queue {
             .bind(lease.video_id.to_string())
             .bind(lease.owner.to_string())
             .bind(lease.generation)
+            .bind(percent)
             .execute(writer.ready().await?)
             .await?;
             if updated.rows_affected() == 0 { Err(lost(&lease)) } else { Ok(()) }

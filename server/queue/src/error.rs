@@ -100,5 +100,34 @@ pub enum Error {
     Stopping,
 }
 
+/// Why the database takes no change for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unwritable {
+    /// Another process holds it, for longer than is waited for.
+    Busy,
+    /// Its disk is full.
+    Full,
+    /// Its disk fails, or may only be read.
+    Failing,
+}
+
+impl Error {
+    /// Whether this is trouble with the database's disk or with another process, which may pass.
+    pub fn unwritable(&self) -> Option<Unwritable> {
+        let Self::Database(error) = self else { return None };
+        let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
+        // Extended codes keep the primary one in their low byte: sqlite3.h.
+        match code & 0xff {
+            // SQLITE_BUSY, SQLITE_LOCKED.
+            5 | 6 => Some(Unwritable::Busy),
+            // SQLITE_FULL.
+            13 => Some(Unwritable::Full),
+            // SQLITE_READONLY, SQLITE_IOERR, SQLITE_CANTOPEN.
+            8 | 10 | 14 => Some(Unwritable::Failing),
+            _ => None,
+        }
+    }
+}
+
 /// A result of the queue.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

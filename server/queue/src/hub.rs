@@ -92,6 +92,10 @@ pub(crate) struct Running {
     total_steps: u32,
     /// The percents that earlier attempts came to.
     floor_percent: u8,
+    /// The steps that its checkpoint holds: it does not fall behind them, unless it has to begin anew.
+    floor_step: u32,
+    /// Whether the next report may go backwards, its checkpoint being gone.
+    begins_anew: bool,
     progress: Option<Progress>,
     /// The last denoising step heard of in this attempt, and when.
     last_step: Option<(u32, i64)>,
@@ -143,6 +147,8 @@ impl Hub {
             megapixels: video.params.megapixels(),
             total_steps: video.total_steps,
             floor_percent: video.progress,
+            floor_step: video.checkpoint_step.unwrap_or(0),
+            begins_anew: false,
             progress: None,
             last_step: None,
             key_name,
@@ -160,12 +166,14 @@ impl Hub {
             return Advance::Lost;
         };
         next.percent = next.percent.clamp(running.floor_percent.min(99), 99);
+        next.step = next.step.max(running.floor_step);
         if let Some(last) = running.progress {
-            if (next.stage, next.step) < (last.stage, last.step) {
+            if !running.begins_anew && (next.stage, next.step) < (last.stage, last.step) {
                 next = last;
             }
             next.percent = next.percent.max(last.percent);
         }
+        running.begins_anew = false;
         let stage_changed = running.progress.is_none_or(|last| last.stage != next.stage);
         let step_ms = running.step_ms(next, now_ms);
         if let Some(ms) = step_ms {
@@ -183,6 +191,15 @@ impl Hub {
             return Advance::Write(next);
         }
         Advance::Published
+    }
+
+    /// The checkpoint now holds so many steps, or is gone; the percents that subscribers know by then.
+    pub(crate) fn note_checkpoint(&self, lease: &Lease, step: Option<u32>) -> u8 {
+        let mut all = lock(&self.running);
+        let Some(running) = all.get_mut(&lease.video_id).filter(|r| r.lease == *lease) else { return 0 };
+        running.floor_step = step.unwrap_or(0);
+        running.begins_anew |= step.is_none();
+        running.progress.map_or(0, |progress| progress.percent)
     }
 
     /// What subscribers know of the videos that run, and the rows may not.

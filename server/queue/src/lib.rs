@@ -38,7 +38,7 @@ mod settle;
 mod video;
 
 pub use clock::{Clock, SystemClock};
-pub use error::{Error, Result};
+pub use error::{Error, Result, Unwritable};
 pub use events::{DurableEvent, EventKind, Topic};
 pub use hub::{Heard, News, NewsItem, Subscription};
 pub use keys::{ApiKey, ApiKeys, KeyId, KeyLimits, NewKey, Scope};

@@ -61,15 +61,19 @@ impl Pace {
         total_steps: u32,
         at: Option<Progress>,
     ) -> Option<f64> {
-        let tail = median(&self.tails).unwrap_or(0.0) * megapixels;
+        let tail = median(&self.tails).map(|ms| ms * megapixels);
         let Some(at) = at else {
             return self.waiting_ms(f64::from(total_steps) * megapixels);
         };
         if at.stage > Stage::Denoise {
             // The tail's share of the percents, as the worker deals them out.
-            return Some(tail * f64::from(100 - at.percent.clamp(88, 100)) / 12.0);
+            return tail.map(|ms| ms * f64::from(100 - at.percent.clamp(88, 100)) / 12.0);
         }
-        Some(f64::from(total_steps.saturating_sub(at.step)) * self.step_ms(megapixels)? + tail)
+        let steps = total_steps.saturating_sub(at.step);
+        // Nothing left but what was never measured is not nothing.
+        (steps > 0 || tail.is_some())
+            .then(|| Some(f64::from(steps) * self.step_ms(megapixels)? + tail.unwrap_or(0.0)))
+            .flatten()
     }
 }
 

@@ -10,7 +10,7 @@ use sqlx::{SqliteConnection, SqlitePool, sqlite::SqliteRow};
 use tokio::sync::Mutex;
 
 use crate::{
-    ApiKeys, Clock, Error, KeyId, KeyLimits, Result, Subscription, Topic, Video, VideoId,
+    ApiKeys, Clock, Error, KeyId, KeyLimits, Result, Subscription, Topic, Unwritable, Video, VideoId,
     database::{self, Writer},
     hub::{Hub, Running},
     metrics,
@@ -216,6 +216,19 @@ impl Queue {
         self.inner.clock.now_ms()
     }
 
+    /// Writes nothing new, to find out whether it could.
+    ///
+    /// # Errors
+    /// What the database says, such as that its disk is full.
+    pub async fn check_writable(&self) -> Result<()> {
+        self.write(async move |inner| {
+            let mut writer = inner.writer.lock().await;
+            sqlx::query("UPDATE queue_state SET paused = paused").execute(writer.ready().await?).await?;
+            Ok(())
+        })
+        .await
+    }
+
     /// What an operator decided.
     pub fn options(&self) -> QueueOptions {
         self.inner.options
@@ -249,13 +262,8 @@ impl Queue {
     }
 }
 
-/// Another process held the database for longer than is waited for.
 fn count_busy(error: &Error) {
-    // SQLITE_BUSY; extended codes keep it in their low byte.
-    let code = |error: &sqlx::Error| error.as_database_error()?.code()?.parse::<i32>().ok();
-    if let Error::Database(error) = error
-        && code(error).is_some_and(|code| code & 0xff == 5)
-    {
+    if error.unwritable() == Some(Unwritable::Busy) {
         ::metrics::counter!("cogvideox_db_busy_total").increment(1);
     }
 }

@@ -100,7 +100,15 @@ async fn make(state: &AppState, caller: &Caller, request: Request) -> Result<Enq
 
 /// Refuses fields that were not taken, or says of each that it was ignored.
 fn unknown_fields(headers: &HeaderMap, fields: Fields) -> Result<Vec<String>> {
-    if !headers.get(IGNORE_UNKNOWN).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true")) {
+    let ignore = match headers.get(IGNORE_UNKNOWN).map(HeaderValue::as_bytes) {
+        None | Some(b"false") => false,
+        Some(b"true") => true,
+        Some(_) => {
+            let message = format!("'{IGNORE_UNKNOWN}' must be true or false");
+            return Err(Error::param(Code::InvalidType, IGNORE_UNKNOWN.as_str(), message));
+        }
+    };
+    if !ignore {
         return fields.finish().map(|()| Vec::new());
     }
     let ignored =

@@ -134,16 +134,16 @@ impl Reader {
     }
 
     /// Does the next thing there is to do: at most one page or item is written, so that a reader who takes nothing
-    /// makes no work.
+    /// makes no work. What looks at the database is boxed: a stream mostly waits, and there are thousands.
     async fn advance(&mut self) -> Result<()> {
         if self.phase == Phase::Behind {
-            return self.catch_up().await;
+            return Box::pin(self.catch_up()).await;
         }
         if Instant::now() >= self.ping_at {
-            return self.ping().await;
+            return Box::pin(self.ping()).await;
         }
         match self.heard.pop_front() {
-            Some(item) => self.tell(&item).await,
+            Some(item) => Box::pin(self.tell(&item)).await,
             None => self.listen().await,
         }
     }
@@ -161,7 +161,8 @@ impl Reader {
                 self.break_off(Code::ServerDraining, "the server is shutting down");
                 Ok(())
             }
-            () = sleep_until(self.ping_at) => self.ping().await,
+            // It is due then, and comes next.
+            () = sleep_until(self.ping_at) => Ok(()),
         }
     }
 

@@ -172,6 +172,7 @@ impl Story {
                 let result = queue.drop_checkpoint(&lease).await;
                 if holds {
                     model.checkpoint(n, None);
+                    self.reported[n] = false;
                 }
                 result
             }

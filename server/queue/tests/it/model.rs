@@ -114,6 +114,7 @@ impl Model {
 
     pub(crate) fn progress(&mut self, n: usize, step: u32, percent: u8, restart: bool) {
         let row = &mut self.rows[n];
+        let step = step.max(row.checkpoint.unwrap_or(0));
         row.step = if restart { step } else { row.step.max(step) };
         row.progress = row.progress.max(percent);
     }
@@ -121,6 +122,7 @@ impl Model {
     pub(crate) fn checkpoint(&mut self, n: usize, step: Option<u32>) {
         let row = &mut self.rows[n];
         row.checkpoint = step;
+        row.step = row.step.max(step.unwrap_or(0));
         if step.is_some_and(|step| step > row.furthest) {
             row.lost = 0;
             row.furthest = step.unwrap_or(0);
