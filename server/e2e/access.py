@@ -2,6 +2,9 @@
 
 A video of another key must look exactly like one that never was.
 """
+import select
+import socket
+
 from server import Client, Server, equal, step
 
 ABSENT = "video_" + "0" * 32
@@ -14,6 +17,7 @@ def walk(binary, folder):
     without_keys(binary, folder / "open")
     with Server(binary, folder / "keys", NO_LIMIT) as server:
         with_keys(server)
+        refuse_early(server)
         keep_apart(server)
         limits_of_a_key(server)
         revoke(server)
@@ -32,11 +36,7 @@ def stay_at_home(binary, folder):
 
 def without_keys(binary, folder):
     step("an open server takes any key, and nothing from the pages of others")
-    server = Server(binary, folder)
-    file = folder / "config.toml"
-    file.write_text('[server]\nallowed_hosts = ["videos.internal"]\n')
-    server.environment["COGVIDEOX_CONFIG"] = str(file)
-    with server:
+    with Server(binary, folder, {"server.allowed_hosts": "videos.internal"}) as server:
         Client(server.base, "sk-anything").get("/v1/videos")
         port = server.base.rpartition(":")[2]
         headers = {"host": f"evil.example:{port}"}
@@ -78,6 +78,20 @@ def with_keys(server):
     secret = server.key.encode()
     for path in server.folder.rglob("*"):
         assert not path.is_file() or secret not in path.read_bytes(), f"expected no API key in {path}, found one"
+
+
+def refuse_early(server):
+    step("a refusal that comes before the body's end is not lost")
+    host, _, port = server.base.removeprefix("http://").rpartition(":")
+    body = b"x" * 100_000
+    head = f"POST /v1/videos HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=30) as client:
+        client.sendall(head.encode())
+        # A server that answers now and hangs up resets the connection when the body comes, and the answer is gone.
+        select.select([client], [], [], 0.3)
+        client.sendall(body)
+        answer = client.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 401 "), f"expected 401, found {answer[:100]}"
 
 
 def keep_apart(server):

@@ -156,6 +156,8 @@ def be_refused(api):
             ({"extra_body": {"input_reference": {"image_url": "data:image/png;base64,AA"}}}, "unsupported_input_reference", None)):
         refused(lambda: api.do(api.videos.create(**{"prompt": PROMPT, **fields})), openai.BadRequestError, code, param)
     refused(lambda: api.do(api.videos.create(prompt=PROMPT, model="sora-2")), openai.NotFoundError, "model_not_found", "model")
+    image = ("large.png", PNG + bytes(27 << 20), "image/png")
+    refused(lambda: api.do(api.videos.create(prompt=PROMPT, input_reference=image)), openai.APIStatusError, "payload_too_large")
     absent = "video_" + "0" * 32
     error = refused(lambda: api.do(api.videos.retrieve(absent)), openai.NotFoundError, "video_not_found", "video_id")
     assert error.request_id, "expected a request id, found none"
