@@ -103,6 +103,7 @@ def be_refused(server):
     truncated = server.create(prompt="word " * 400, truncate_prompt=True, num_inference_steps=1)
     assert truncated["prompt_truncated"] and truncated["prompt_tokens"] > 226, truncated
     ignored = server.create({"x-cogvideox-ignore-unknown": "true"}, colour="red", num_inference_steps=1)
+    server.refused("POST", "/v1/videos", {"prompt": "x"}, status=400, headers={"x-cogvideox-ignore-unknown": "7"})
     assert any("colour" in warning for warning in ignored["warnings"]), f"expected a warning, found {ignored['warnings']}"
 
 
