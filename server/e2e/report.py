@@ -13,6 +13,7 @@ class Report:
     """Collects lines and faults; `finish` prints all of them and ends the program."""
 
     FAULTS_SHOWN = 12
+    VALUE_WIDTH = 50
 
     def __init__(self, title):
         self.title = title
@@ -37,9 +38,10 @@ class Report:
 
     def finish(self):
         widths = [max([len(str(line[i])) for line in self.lines] or [0]) for i in range(2)]
+        widths[1] = min(widths[1], self.VALUE_WIDTH)  # a sentence may stand out
         print(f"\n{self.title}")
         for name, value, verdict in self.lines:
-            print(f"  {name:<{widths[0]}}  {str(value):>{widths[1]}}  {verdict}".rstrip())
+            print(f"  {name:<{widths[0]}}  {str(value):<{widths[1]}}  {verdict}".rstrip())
         for fault in self.faults:
             print(f"FAULT {fault}")
         print("failed" if self.faults else "passed", flush=True)

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use http_body::{Frame, SizeHint};
@@ -30,6 +30,10 @@ pub(crate) async fn read_leftover(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let body = Shared(Arc::new(Mutex::new(body)));
     let response = next.run(Request::from_parts(parts, Body::new(body.clone()))).await;
+    // Who was waited for has had its time.
+    if response.status() == StatusCode::REQUEST_TIMEOUT {
+        return response;
+    }
     let read = async {
         let mut bytes = 0;
         while bytes < MAX_BYTES {

@@ -5,7 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Access, AppState, CheckWebhookUrl, Health, Limits, ModelCard, ModelCatalog, RequestRates, Streams, Tickets};
+use api::{
+    Access, AppState, CheckWebhookUrl, Health, Limits, ModelCard, ModelCatalog, RequestRates, Streams,
+    Tickets,
+};
 use cogvideox::ModelDescription;
 use futures_util::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;

@@ -101,7 +101,11 @@ impl Create {
 
 fn list(keys: &[ApiKey], out: &mut impl Write) -> anyhow::Result<()> {
     let width = keys.iter().map(|key| key.name.len()).max().unwrap_or(0).max("name".len());
-    writeln!(out, "{:width$}  {:16}  {:18}  {:7}  limits (queued, running, requests a minute)", "name", "id", "scopes", "state")?;
+    writeln!(
+        out,
+        "{:width$}  {:16}  {:18}  {:7}  limits (queued, running, requests a minute)",
+        "name", "id", "scopes", "state"
+    )?;
     for key in keys {
         let scopes: Vec<&str> = key.scopes.iter().map(|scope| word(*scope)).collect();
         let state = if key.revoked_at_ms.is_some() { "revoked" } else { "active" };

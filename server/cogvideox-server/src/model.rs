@@ -168,13 +168,14 @@ impl Generator for PipelineGenerator {
         on_progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Generated, GenerateError> {
         let params = generation_params(request.params, self.vae_tiling || request.low_memory)?;
-        let checkpoint = request.checkpoint.map(Checkpoint::from_bytes).transpose().map_err(generate_error)?;
-        let peak_memory = PeakMemory::begin();
+        let checkpoint =
+            request.checkpoint.map(Checkpoint::from_bytes).transpose().map_err(generate_error)?;
+        reset_peak_memory();
         let video = self
             .pipeline
             .generate(&params, checkpoint.as_ref(), &mut |event| report(&event, on_progress))
             .map_err(generate_error)?;
-        let peak_memory_bytes = peak_memory.end();
+        let peak_memory_bytes = peak_memory_bytes();
         let (width, height, count) = (video.width as u32, video.height as u32, video.num_frames as u32);
         let frames = media::Frames::new(video.rgb, width, height, count)
             .map_err(|e| GenerateError::Internal(e.to_string()))?;
@@ -243,22 +244,17 @@ impl DenoiseState for LoopState<'_> {
     }
 }
 
-/// The most memory that the process held while a video was made. Linux keeps the figure, and starts it anew when told;
-/// elsewhere there is none.
-struct PeakMemory;
+/// Starts anew what [`peak_memory_bytes`] tells. Where the system refuses, that stays the whole process's peak.
+fn reset_peak_memory() {
+    // 5 resets the peak: proc(5), clear_refs.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
 
-impl PeakMemory {
-    fn begin() -> Self {
-        // 5 resets the peak (proc(5), clear_refs); where that is refused the figure is that of the whole process.
-        let _ = std::fs::write("/proc/self/clear_refs", "5");
-        Self
-    }
-
-    fn end(self) -> Option<u64> {
-        let status = std::fs::read_to_string("/proc/self/status").ok()?;
-        let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-        kib.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
-    }
+/// The most memory that the process held since; Linux only.
+fn peak_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    kib.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 fn generate_error(error: cogvideox::Error) -> GenerateError {

@@ -52,7 +52,9 @@ pub(crate) fn check(config: &config::PromptCheck) -> anyhow::Result<Option<Arc<d
     };
     let hook = match config.hook_url.as_str() {
         "" => None,
-        url => Some(Hook::new(&HookConfig { url: url.to_owned(), timeout: seconds(config.timeout_seconds) })?),
+        url => {
+            Some(Hook::new(&HookConfig { url: url.to_owned(), timeout: seconds(config.timeout_seconds) })?)
+        }
     };
     if blocklist.is_none() && hook.is_none() {
         return Ok(None);

@@ -75,7 +75,14 @@ async fn serve(config: Config, start_paused: bool) -> anyhow::Result<()> {
         worker::Stores { videos: data.store.clone(), checkpoints: data.checkpoints.clone() },
         build_generator(&config, source),
     )?;
-    let state = door::state(door::Parts { config: &config, data: &data, description, card, recorder, worker: &worker })?;
+    let state = door::state(door::Parts {
+        config: &config,
+        data: &data,
+        description,
+        card,
+        recorder,
+        worker: &worker,
+    })?;
 
     let (stop, mut stopped) = watch::channel(false);
     let header_timeout = Duration::from_secs(config.server.header_timeout_seconds.get().into());
@@ -153,7 +160,9 @@ async fn check_exposure(config: &Config, queue: &Queue) -> anyhow::Result<()> {
              make a key first: cogvideox-server keys create NAME"
         );
     }
-    tracing::warn!("there is no API key: everybody on this machine may do everything, and nobody else anything");
+    tracing::warn!(
+        "there is no API key: everybody on this machine may do everything, and nobody else anything"
+    );
     Ok(())
 }
 

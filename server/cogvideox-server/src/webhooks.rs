@@ -50,7 +50,8 @@ async fn attempt(queue: &Queue, sender: &WebhookSender, secret: &WebhookSecret, 
     let outcome = match sender.deliver(&delivery).await {
         Ok(()) => DeliveryOutcome::Delivered,
         Err(error) => {
-            let for_good = matches!(error, Error::Gone { .. } | Error::Invalid { .. } | Error::Forbidden { .. });
+            let for_good =
+                matches!(error, Error::Gone { .. } | Error::Invalid { .. } | Error::Forbidden { .. });
             let retry = if for_good { None } else { retry_delay(due.attempts + 1, &event.id) };
             tracing::warn!(job.id = event.video_id, %error, retry_in_s = retry.map(|d| d.as_secs()), "webhook not delivered");
             DeliveryOutcome::Failed {

@@ -190,7 +190,9 @@ impl VideoStore {
         let folder = Arc::clone(&self.folder);
         blocking(move || {
             let files = own_files(&folder)?.into_iter();
-            Ok(files.filter_map(|(_, name)| if let Name::Key(key) = name { Some(key) } else { None }).collect())
+            Ok(files
+                .filter_map(|(_, name)| if let Name::Key(key) = name { Some(key) } else { None })
+                .collect())
         })
         .await
     }
