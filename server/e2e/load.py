@@ -154,6 +154,8 @@ class Load:
         self.report.number("readers opened", f"{len(readers)} in {time.perf_counter() - began:.1f} s")
         self.memory(f"with {len(readers)} readers of one video")
         follows = [asyncio.create_task(reader.follow()) for reader in readers]
+        # The connection from before may have been idle for longer than the server keeps it.
+        connection = await Connection.open(self.address)
         await connection.ask(request("POST", "/v1/queue/resume"))
         await asyncio.wait_for(asyncio.gather(*follows), 180)
         await self.hold()
