@@ -48,11 +48,11 @@ async fn every_file_of_the_page_is_served_under_a_strict_policy() {
 async fn what_the_page_refers_to_is_there() {
     let world = World::new().await;
     let mut looked_at = 0;
-    for page in ["/", "/docs/"] {
+    for (page, local) in [("/", "/"), ("/docs/", "./")] {
         let text = world.get(page).await.text();
-        for attribute in ["src=\"/", "href=\"/"] {
-            for rest in text.split(attribute).skip(1) {
-                let path = format!("/{}", rest.split('"').next().unwrap());
+        for attribute in ["src=\"", "href=\""] {
+            for rest in text.split(&format!("{attribute}{local}")).skip(1) {
+                let path = format!("{page}{}", rest.split('"').next().unwrap());
                 assert_eq!(world.get(&path).await.status, 200, "{path}");
                 looked_at += 1;
             }
@@ -62,6 +62,9 @@ async fn what_the_page_refers_to_is_there() {
     world.get("/assets/none.js").await.assert_refused(404, "not_found");
     world.get("/assets/..%2f..%2fCargo.toml").await.assert_refused(404, "not_found");
     assert_eq!(world.get("/docs").await.header("location"), "/docs/");
+    let docs = world.get("/docs/").await;
+    assert!(docs.header("content-security-policy").contains("script-src 'self'"));
+    assert!(world.get("/docs/swagger-initializer.js").await.text().contains("/openapi.json"));
 }
 
 #[tokio::test]
