@@ -25,8 +25,8 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::envelope::envelope;
-use crate::leftover::read_leftover;
 use crate::error::{X_REQUEST_ID, ascii, status_response};
+use crate::leftover::read_leftover;
 use crate::page;
 use crate::routes::{
     capabilities, content, create, events, health, line, metrics, models, tickets, unsupported, videos,
