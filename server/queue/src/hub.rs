@@ -13,7 +13,8 @@ use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    DurableEvent, KeyId, Lease, Progress, Stage, Status, Topic, Video, VideoId, metrics, pace::Pace, row::Row,
+    DurableEvent, KeyId, Lease, Progress, Stage, Status, Topic, Video, VideoId, line::Line, metrics,
+    pace::Pace, row::Row,
 };
 
 /// How many items a subscriber may be behind before it must read the events and the row again.
@@ -78,6 +79,7 @@ pub(crate) struct Hub {
     running: Mutex<HashMap<VideoId, Running>>,
     previews: Mutex<HashMap<Topic, usize>>,
     pace: Mutex<Pace>,
+    line: Mutex<Line>,
     pub(crate) work: Notify,
     pub(crate) deliveries: Notify,
 }
@@ -116,12 +118,13 @@ pub(crate) enum Advance {
 }
 
 impl Hub {
-    pub(crate) fn new(pace: Pace) -> Self {
+    pub(crate) fn new(pace: Pace, line: Line) -> Self {
         Self {
             news: broadcast::channel(BACKLOG).0,
             running: Mutex::default(),
             previews: Mutex::default(),
             pace: Mutex::new(pace),
+            line: Mutex::new(line),
             work: Notify::new(),
             deliveries: Notify::new(),
         }
@@ -227,6 +230,7 @@ impl Hub {
         } else if let Some(ran) = lock(&self.running).remove(&video.id) {
             metrics::worked(ran.key_name.as_deref(), ran.started_at_ms, event.at_ms);
         }
+        lock(&self.line).changed(video);
         metrics::happened(event, video);
         if video.status == Status::Queued {
             self.work.notify_one();
@@ -246,6 +250,10 @@ impl Hub {
     /// most a moment old, or has moved on and does not need it.
     pub(crate) fn running(&self) -> HashMap<VideoId, Running> {
         lock(&self.running).clone()
+    }
+
+    pub(crate) fn line<T>(&self, ask: impl FnOnce(&Line) -> T) -> T {
+        ask(&lock(&self.line))
     }
 
     pub(crate) fn pace<T>(&self, ask: impl FnOnce(&Pace) -> T) -> T {

@@ -27,6 +27,7 @@ mod events;
 mod hub;
 mod keys;
 mod lease;
+mod line;
 mod metrics;
 mod outbox;
 mod pace;

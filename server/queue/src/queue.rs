@@ -13,6 +13,7 @@ use crate::{
     ApiKeys, Clock, Error, KeyId, KeyLimits, Result, Subscription, Topic, Unwritable, Video, VideoId,
     database::{self, Writer},
     hub::{Hub, Running},
+    line::Line,
     metrics,
     pace::Pace,
     row::Row,
@@ -114,7 +115,7 @@ impl Queue {
         // SQLite lets a transaction begin on a file that it may only read: a server that could accept nothing says so
         // here, not at its first request.
         sqlx::query("UPDATE queue_state SET id = id").execute(&mut writer).await?;
-        let hub = Hub::new(past_pace(&mut writer).await?);
+        let hub = Hub::new(past_pace(&mut writer).await?, waiting(&mut writer).await?);
         metrics::begin();
         let readers = database::pool(database::options(path).create_if_missing(false).read_only(true));
         let writer = Mutex::new(Writer::new(writer, path));
@@ -284,6 +285,15 @@ fn laid_over(mut row: Row, running: &HashMap<VideoId, Running>) -> Video {
 
 pub(crate) fn to_json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).expect("plain structs with string keys become JSON")
+}
+
+async fn waiting(connection: &mut SqliteConnection) -> Result<Line> {
+    let rows = sqlx::query("SELECT * FROM videos WHERE status = 'queued'").fetch_all(connection).await?;
+    let mut line = Line::default();
+    for row in &rows {
+        line.changed(&Row::read(row)?.video);
+    }
+    Ok(line)
 }
 
 async fn past_pace(connection: &mut SqliteConnection) -> Result<Pace> {

@@ -246,5 +246,5 @@ async fn made_response(state: &AppState, enqueued: Enqueued) -> Result<Response>
     if replayed {
         headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
     }
-    Ok((headers, Json(show(state, row).await?)).into_response())
+    Ok((headers, Json(show(state, row))).into_response())
 }

@@ -85,7 +85,7 @@ pub(crate) async fn resume(State(state): State<AppState>, caller: Caller) -> Res
 
 async fn look(state: &AppState) -> Result<Json<Line>> {
     let counts = state.queue.counts().await?;
-    let eta_ms = state.queue.line_eta_ms().await?;
+    let eta_ms = state.queue.line_eta_ms();
     Ok(Json(Line {
         object: LineTag::Queue,
         paused: counts.paused,

@@ -95,7 +95,7 @@ pub(crate) async fn list(
             error => error.into(),
         },
     )?;
-    let data = show_all(&state, page.videos).await?;
+    let data = show_all(&state, page.videos);
     Ok(Json(VideoList {
         object: ListTag::List,
         first_id: data.first().map(|video| video.id.clone()),
@@ -144,7 +144,7 @@ pub(crate) async fn get(
 ) -> Result<impl IntoResponse> {
     caller.require(Scope::Read)?;
     let row = caller.find(&state, id).await?;
-    Ok((poll_headers(&state, &row), Json(show(&state, row).await?)))
+    Ok((poll_headers(&state, &row), Json(show(&state, row))))
 }
 
 /// Stop a video.
@@ -167,7 +167,7 @@ pub(crate) async fn cancel(
     caller.require(Scope::Submit)?;
     caller.find(&state, id).await?;
     let row = state.queue.request_cancel(id, caller.name()).await?;
-    Ok(Json(show(&state, row).await?))
+    Ok(Json(show(&state, row)))
 }
 
 /// What is left of a deleted video.
@@ -289,5 +289,5 @@ pub(crate) async fn change(
         }
         row => row?,
     };
-    Ok(Json(show(&state, row).await?))
+    Ok(Json(show(&state, row)))
 }

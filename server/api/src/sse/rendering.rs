@@ -100,7 +100,7 @@ pub(crate) async fn news(state: &AppState, item: &NewsItem) -> Result<Bytes> {
             let write = async || {
                 let data = match event.kind {
                     EventKind::Deleted => to_json(&DeletedVideo::from(id)),
-                    _ => to_json(&show(state, video.as_ref().clone()).await?),
+                    _ => to_json(&show(state, video.as_ref().clone())),
                 };
                 Ok(durable(event, &data))
             };
@@ -131,7 +131,7 @@ pub(crate) async fn past(state: &AppState, events: &[DurableEvent]) -> Result<Ve
     let mut videos = HashMap::with_capacity(ids.len());
     let rows = state.queue.get_many(&ids).await?;
     let known: Vec<VideoId> = rows.iter().map(|row| row.id).collect();
-    for (id, video) in known.into_iter().zip(show_all(state, rows).await?) {
+    for (id, video) in known.into_iter().zip(show_all(state, rows)) {
         videos.insert(id, to_json(&video));
     }
     let write = |event: &DurableEvent| match videos.get(&event.video_id) {
@@ -144,7 +144,7 @@ pub(crate) async fn past(state: &AppState, events: &[DurableEvent]) -> Result<Ve
 
 /// The lines of a snapshot.
 pub(crate) async fn snapshot(state: &AppState, seq: i64, row: queue::Video) -> Result<String> {
-    let data = to_json(&show(state, row).await?);
+    let data = to_json(&show(state, row));
     Ok(format!("id: {seq}\n{}", SNAPSHOT.lines(&data)))
 }
 

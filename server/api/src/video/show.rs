@@ -5,20 +5,19 @@ use std::time::Duration;
 use queue::{Estimate, Status, VideoId};
 
 use super::{Urls, Video, VideoError, VideoStage, VideoState, VideoStatus, VideoTag, path};
-use crate::error::Result;
 use crate::state::AppState;
 
 /// What clients are shown of the row, with what the row alone does not know.
-pub(crate) async fn show(state: &AppState, row: queue::Video) -> Result<Video> {
-    let estimate = state.queue.estimate(&row).await?;
-    Ok(Video::new(row, estimate, state.retention_age))
+pub(crate) fn show(state: &AppState, row: queue::Video) -> Video {
+    let estimate = state.queue.estimate(&row);
+    Video::new(row, estimate, state.retention_age)
 }
 
 /// The same for many, in their order; their places in the line are looked up together.
-pub(crate) async fn show_all(state: &AppState, rows: Vec<queue::Video>) -> Result<Vec<Video>> {
-    let estimates = state.queue.estimates(&rows).await?;
+pub(crate) fn show_all(state: &AppState, rows: Vec<queue::Video>) -> Vec<Video> {
+    let estimates = state.queue.estimates(&rows);
     let videos = rows.into_iter().zip(estimates);
-    Ok(videos.map(|(row, estimate)| Video::new(row, estimate, state.retention_age)).collect())
+    videos.map(|(row, estimate)| Video::new(row, estimate, state.retention_age)).collect()
 }
 
 impl Video {

@@ -194,6 +194,12 @@ impl Write for Log {
 async fn the_log_names_the_key_and_never_shows_it() {
     let world = World::new().await;
     let mine = key(&world, "mine", ALL).await;
+    // Interested in everything for good: what other tests' threads ask of tracing meanwhile would otherwise switch
+    // events off that this one waits for.
+    let everything = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+        .with_writer(std::io::sink);
+    tracing::subscriber::set_global_default(everything.finish()).unwrap();
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()

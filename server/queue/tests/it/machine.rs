@@ -269,7 +269,7 @@ impl Story {
     async fn check(&mut self) {
         let query = ListQuery { after: None, limit: 1_000, order: Order::Ascending, owner: None };
         let videos = self.bench.queue.list(query).await.unwrap().videos;
-        let estimates = self.bench.queue.estimates(&videos).await.unwrap();
+        let estimates = self.bench.queue.estimates(&videos);
         let line = self.model.line();
         let rows: Vec<_> = (0..self.ids.len()).filter(|n| !self.model.rows[*n].deleted).collect();
         assert_eq!(videos.len(), rows.len());

@@ -19,14 +19,14 @@ async fn a_video_goes_from_the_door_to_its_file() {
     assert_eq!(queued.params, asked.params);
     assert_eq!((&queued.metadata, &queued.warnings), (&asked.metadata, &asked.warnings));
     assert_eq!(bench.queue.get(queued.id).await.unwrap(), queued);
-    assert_eq!(bench.queue.estimate(&queued).await.unwrap().queue_position, Some(1));
+    assert_eq!(bench.queue.estimate(&queued).queue_position, Some(1));
 
     bench.clock.advance_ms(5_000);
     let claim = bench.claim(&Owner::unique()).await;
     assert_eq!(claim.video.id, queued.id);
     assert_eq!((claim.video.status, claim.video.attempt), (Status::InProgress, 1));
     assert_eq!(claim.video.started_at_ms, Some(START_MS + 5_000));
-    assert_eq!(bench.queue.estimate(&claim.video).await.unwrap().queue_position, None);
+    assert_eq!(bench.queue.estimate(&claim.video).queue_position, None);
     assert_eq!(
         bench.queue.counts().await.unwrap(),
         Counts { queued: 0, in_progress: 1, oldest_queued_at_ms: None, paused: false }
@@ -87,11 +87,11 @@ async fn priority_goes_first_and_age_decides_among_equals() {
         videos.push(video);
     }
     expected.sort();
-    let together = bench.queue.estimates(&videos).await.unwrap();
+    let together = bench.queue.estimates(&videos);
     for (video, estimate) in videos.iter().zip(together) {
         let place = expected.iter().position(|(_, id)| *id == video.id).unwrap() as u32 + 1;
         assert_eq!(estimate.queue_position, Some(place));
-        assert_eq!(bench.queue.estimate(video).await.unwrap(), estimate);
+        assert_eq!(bench.queue.estimate(video), estimate);
     }
     let owner = Owner::unique();
     for (_, id) in expected {

@@ -20,7 +20,7 @@ async fn a_key_with_a_long_line_does_not_keep_another_waiting() {
 
     // B comes late, and again while its first runs; A's own order stays what it was.
     let first = bench.put_for(Some(&b), "b1").await;
-    assert_eq!(bench.queue.estimate(&first).await.unwrap().queue_position, Some(1));
+    assert_eq!(bench.queue.estimate(&first).queue_position, Some(1));
     bench.complete(&running).await;
     let running = bench.claim(&owner).await;
     assert_eq!(running.video.id, first.id);
@@ -170,7 +170,7 @@ async fn what_is_promised_comes_from_what_was_measured() {
     bench.enqueue("measured").await;
     let waiting = bench.enqueue("waiting").await;
     let unknown = Estimate { queue_position: Some(2), eta_ms: None };
-    assert_eq!(bench.queue.estimate(&waiting).await.unwrap(), unknown);
+    assert_eq!(bench.queue.estimate(&waiting), unknown);
     let claim = bench.claim(&owner).await;
     let timings = Timings { denoise_ms: Some(100_000), vae_decode_ms: Some(20_000), ..Timings::default() };
     bench.queue.complete(&claim.lease, Finished { timings, ..finished(1) }).await.unwrap();
@@ -178,26 +178,26 @@ async fn what_is_promised_comes_from_what_was_measured() {
     // 50 steps in 100 s: two seconds a step; and 20 s of decoding.
     assert_eq!(bench.queue.step_ms(&waiting.params).map(f64::round), Some(2_000.0));
     let behind = bench.enqueue("behind").await;
-    let estimates = bench.queue.estimates(&[waiting.clone(), behind.clone()]).await.unwrap();
+    let estimates = bench.queue.estimates(&[waiting.clone(), behind.clone()]);
     assert_eq!(estimates[0], Estimate { queue_position: Some(1), eta_ms: Some(120_000) });
     assert_eq!(estimates[1], Estimate { queue_position: Some(2), eta_ms: Some(240_000) });
-    assert_eq!(bench.queue.line_eta_ms().await.unwrap(), Some(240_000));
+    assert_eq!(bench.queue.line_eta_ms(), Some(240_000));
 
     let claim = bench.claim(&owner).await;
     bench.queue.set_progress(&claim.lease, denoise(0, 1)).await.unwrap();
     bench.clock.advance_ms(20_000);
     bench.queue.set_progress(&claim.lease, denoise(10, 20)).await.unwrap();
     let running = bench.queue.get(waiting.id).await.unwrap();
-    let left = bench.queue.estimate(&running).await.unwrap();
+    let left = bench.queue.estimate(&running);
     assert_eq!(left, Estimate { queue_position: None, eta_ms: Some(100_000) });
-    let next = bench.queue.estimate(&behind).await.unwrap();
+    let next = bench.queue.estimate(&behind);
     assert_eq!(next, Estimate { queue_position: Some(1), eta_ms: Some(220_000) });
     bench.complete(&claim).await;
     let done = bench.queue.get(waiting.id).await.unwrap();
     let ended = Estimate { queue_position: None, eta_ms: None };
-    assert_eq!(bench.queue.estimate(&done).await.unwrap(), ended);
+    assert_eq!(bench.queue.estimate(&done), ended);
 
     // A restarted server knows it from its rows.
     let bench = bench.kill_and_reopen().await;
-    assert_eq!(bench.queue.estimate(&behind).await.unwrap().eta_ms.map(|ms| ms > 60_000), Some(true));
+    assert_eq!(bench.queue.estimate(&behind).eta_ms.map(|ms| ms > 60_000), Some(true));
 }

@@ -10,7 +10,7 @@ use crate::bench::{Bench, CONFIG, KEEPING, new_video, pictures};
 async fn assert_handed_back(bench: &Bench, video: &Video) {
     assert_eq!((video.status, video.attempt), (Status::Queued, 1));
     assert_eq!((video.stage, video.started_at_ms), (None, None));
-    assert_eq!(bench.queue.estimate(video).await.unwrap().queue_position, Some(1));
+    assert_eq!(bench.queue.estimate(video).queue_position, Some(1));
     assert!(bench.files().is_empty());
 }
 
