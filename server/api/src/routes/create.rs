@@ -74,7 +74,7 @@ pub(crate) async fn create(
     let made = timeout(state.limits.request_timeout, make(&state, &caller, request)).await;
     let Ok(made) = made else { return Ok(status_response(StatusCode::REQUEST_TIMEOUT)) };
     let mut enqueued = counted(made)?;
-    let Some(wait) = wait else { return made_response(&state, enqueued).await };
+    let Some(wait) = wait else { return Ok(made_response(&state, enqueued)) };
     let id = enqueued.video.id;
     let news = state.queue.subscribe(Topic::Video(id));
     let ended = state.queue.get(id).await?.status.is_terminal();
@@ -82,7 +82,7 @@ pub(crate) async fn create(
         prefer::ended(&state, news, id, wait).await?;
     }
     enqueued.video = state.queue.get(id).await?;
-    let mut response = made_response(&state, enqueued).await?;
+    let mut response = made_response(&state, enqueued);
     response.headers_mut().insert(PREFERENCE_APPLIED, ascii(format!("wait={}", wait.as_secs())));
     Ok(response)
 }
@@ -178,7 +178,7 @@ pub(crate) async fn remix(
         draft.job.remixed_from = Some(id);
         submit(&state, &caller, draft, submission).await
     };
-    made_response(&state, counted(remixed.await)?).await
+    Ok(made_response(&state, counted(remixed.await)?))
 }
 
 /// Make a video once more.
@@ -224,7 +224,7 @@ pub(crate) async fn retry(
         draft.job.retry_of = Some(id);
         submit(&state, &caller, draft, submission).await
     };
-    made_response(&state, counted(retried.await)?).await
+    Ok(made_response(&state, counted(retried.await)?))
 }
 
 /// The model of an earlier video, which this server may have no more.
@@ -239,12 +239,12 @@ fn counted(made: Result<Enqueued>) -> Result<Enqueued> {
     })
 }
 
-async fn made_response(state: &AppState, enqueued: Enqueued) -> Result<Response> {
+fn made_response(state: &AppState, enqueued: Enqueued) -> Response {
     let Enqueued { video: row, replayed } = enqueued;
     let mut headers = poll_headers(state, &row);
     headers.insert(header::LOCATION, ascii(path(row.id)));
     if replayed {
         headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
     }
-    Ok((headers, Json(show(state, row))).into_response())
+    (headers, Json(show(state, row))).into_response()
 }

@@ -89,7 +89,7 @@ pub(crate) async fn follow(
     let previews = wish.previews.then(|| state.queue.wish_previews(topic.clone()));
     let behind = finished || cursor < newest;
     let opening = Opening { topic, news, place, previews, cursor, behind, finished, snapshot };
-    respond(state, opening).await
+    Ok(respond(state, opening))
 }
 
 /// The video and the number of its newest event. Of a video that was deleted while a reader was away there is no
@@ -155,14 +155,14 @@ pub(crate) async fn follow_all(
     };
     let previews = wish.previews.then(|| state.queue.wish_previews(topic.clone()));
     let opening = Opening { topic, news, place, previews, cursor, behind, finished: false, snapshot: None };
-    respond(state, opening).await
+    Ok(respond(state, opening))
 }
 
-async fn respond(state: AppState, opening: Opening) -> Result<Response> {
+fn respond(state: AppState, opening: Opening) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-store"),
         (HeaderName::from_static("x-accel-buffering"), "no"),
     ];
-    Ok((headers, Reader::body(state, opening).await?).into_response())
+    (headers, Reader::body(state, opening)).into_response()
 }

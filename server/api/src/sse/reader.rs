@@ -89,7 +89,7 @@ pub(crate) struct Reader {
 
 impl Reader {
     /// The stream from its first line to its end.
-    pub(crate) async fn body(state: AppState, opening: Opening) -> Result<Body> {
+    pub(crate) fn body(state: AppState, opening: Opening) -> Body {
         let mut reader = Self {
             topic: opening.topic,
             news: opening.news,
@@ -108,12 +108,12 @@ impl Reader {
         };
         reader.news.seen(reader.cursor, opening.snapshot.as_ref());
         let first = match opening.snapshot {
-            Some(video) => reader.snapshot(video).await?,
+            Some(video) => reader.snapshot(video),
             // No event; the id is where the reader comes back to if it is cut off before the first one.
             None => format!("id: {}\n\n", reader.cursor),
         };
         reader.out.push_back(format!("{RETRY}{first}").into());
-        Ok(Body::from_stream(reader.frames()))
+        Body::from_stream(reader.frames())
     }
 
     fn frames(self) -> impl Stream<Item = std::result::Result<Bytes, Infallible>> {
@@ -276,7 +276,7 @@ impl Reader {
             match self.state.queue.get(*id).await {
                 Ok(video) => {
                     self.news.seen(self.cursor, Some(&video));
-                    let lines = self.snapshot(video).await?;
+                    let lines = self.snapshot(video);
                     self.out.push_back(lines.into());
                 }
                 // Gone since: the news say so.
@@ -287,11 +287,11 @@ impl Reader {
         Ok(())
     }
 
-    async fn snapshot(&mut self, video: queue::Video) -> Result<String> {
+    fn snapshot(&mut self, video: queue::Video) -> String {
         if let Some(stage) = video.stage {
             self.stages.insert(video.id, stage);
         }
-        rendering::snapshot(&self.state, self.cursor, video).await
+        rendering::snapshot(&self.state, self.cursor, video)
     }
 
     /// Shows that the stream lives, if it may live on.

@@ -143,9 +143,9 @@ pub(crate) async fn past(state: &AppState, events: &[DurableEvent]) -> Result<Ve
 }
 
 /// The lines of a snapshot.
-pub(crate) async fn snapshot(state: &AppState, seq: i64, row: queue::Video) -> Result<String> {
+pub(crate) fn snapshot(state: &AppState, seq: i64, row: queue::Video) -> String {
     let data = to_json(&show(state, row));
-    Ok(format!("id: {seq}\n{}", SNAPSHOT.lines(&data)))
+    format!("id: {seq}\n{}", SNAPSHOT.lines(&data))
 }
 
 /// The lines of a stage but for the id.

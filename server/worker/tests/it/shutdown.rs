@@ -7,7 +7,7 @@ use worker::{Readiness, WorkerConfig};
 
 use crate::bench::{Bench, CONFIG, KEEPING, new_video, pictures};
 
-async fn assert_handed_back(bench: &Bench, video: &Video) {
+fn assert_handed_back(bench: &Bench, video: &Video) {
     assert_eq!((video.status, video.attempt), (Status::Queued, 1));
     assert_eq!((video.stage, video.started_at_ms), (None, None));
     assert_eq!(bench.queue.estimate(video).queue_position, Some(1));
@@ -24,7 +24,7 @@ async fn a_stopped_video_waits_in_its_place_and_the_next_server_makes_it() {
     let _held = bench.held().await;
     worker.shutdown(Duration::ZERO).await;
     assert_eq!(*ready.borrow(), Readiness::Stopping);
-    assert_handed_back(&bench, &bench.queue.get(id).await.unwrap()).await;
+    assert_handed_back(&bench, &bench.queue.get(id).await.unwrap());
 
     bench.start(CONFIG);
     bench.held().await.release();
@@ -56,7 +56,7 @@ async fn a_generator_that_does_not_listen_does_not_keep_the_server() {
     let id = bench.enqueue("deaf").await;
     let held = bench.held().await;
     worker.shutdown(Duration::ZERO).await;
-    assert_handed_back(&bench, &bench.queue.get(id).await.unwrap()).await;
+    assert_handed_back(&bench, &bench.queue.get(id).await.unwrap());
     held.release();
 }
 
