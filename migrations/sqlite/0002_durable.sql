@@ -5,8 +5,6 @@
 ALTER TABLE videos ADD COLUMN owner TEXT;
 -- Equals take turns: a key's next video is one turn behind its last, and nobody's is ahead of the line's first.
 ALTER TABLE videos ADD COLUMN turn INTEGER NOT NULL DEFAULT 0;
--- Steps times megapixels: what a video takes, but for the speed of the device.
-ALTER TABLE videos ADD COLUMN cost REAL NOT NULL DEFAULT 0;
 ALTER TABLE videos ADD COLUMN sent_prompt TEXT;
 ALTER TABLE videos ADD COLUMN remixed_from TEXT;
 ALTER TABLE videos ADD COLUMN retry_of TEXT;
@@ -27,15 +25,12 @@ ALTER TABLE videos ADD COLUMN files_bytes INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE videos ADD COLUMN peak_memory_bytes INTEGER;
 ALTER TABLE videos ADD COLUMN expired_at_ms INTEGER;
 
--- What the videos of before would hold, had these columns been there.
-UPDATE videos SET
-    files_bytes = coalesce(output_bytes, 0),
-    cost = total_steps * (json_extract(params, '$.width') * json_extract(params, '$.height')
-                          * json_extract(params, '$.num_frames') / 1e6);
+-- What the videos of before would hold, had this column been there.
+UPDATE videos SET files_bytes = coalesce(output_bytes, 0);
 
 DROP INDEX videos_by_turn;
--- Serves the claim, the place in the line and what lies before it.
-CREATE INDEX videos_by_turn ON videos (status, priority DESC, turn, id, cost, owner);
+-- Serves the claim.
+CREATE INDEX videos_by_turn ON videos (status, priority DESC, turn, id, owner);
 -- Serves the limits by key and a key's last turn.
 CREATE INDEX videos_by_owner_turn ON videos (status, owner, priority, turn);
 CREATE INDEX videos_by_owner ON videos (owner, id);

@@ -97,6 +97,8 @@ code_table! {
     InvalidLimit = BAD_REQUEST "invalid_limit";
     /// An `order` other than `asc` or `desc`.
     InvalidOrder = BAD_REQUEST "invalid_order";
+    /// A `state` that no video can have.
+    InvalidState = BAD_REQUEST "invalid_state";
     /// An `after` that names no video.
     InvalidCursor = BAD_REQUEST "invalid_cursor";
     /// Not a variant of a video's content.

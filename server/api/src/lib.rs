@@ -12,6 +12,7 @@ mod create;
 mod envelope;
 mod error;
 mod fields;
+mod hex;
 mod leftover;
 mod model;
 mod openapi;

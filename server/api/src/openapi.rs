@@ -206,7 +206,8 @@ error_sets! {
     DeleteErrors = [InvalidRequest, VideoNotFound, CancellationInProgress] + [CALLER, COMMON];
     /// Refusals of listing.
     ListErrors = [
-        InvalidType, UnknownParameter, DuplicateParameter, InvalidLimit, InvalidOrder, InvalidCursor,
+        InvalidType, UnknownParameter, DuplicateParameter, InvalidLimit, InvalidOrder, InvalidState,
+        InvalidCursor,
     ] + [CALLER, COMMON];
     /// Refusals of downloading.
     ContentErrors = [

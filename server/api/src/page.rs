@@ -4,7 +4,6 @@
 //! server only, so the files hold no script or style inside a document.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::sync::LazyLock;
 
 use axum::Router;
@@ -18,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
+use crate::hex::hex;
 use crate::openapi::{openapi, openapi_yaml};
 use crate::state::AppState;
 
@@ -38,10 +38,7 @@ struct Asset {
 
 impl Asset {
     fn new(content_type: &'static str, content: Bytes) -> Self {
-        let digest = Sha256::digest(&content).iter().fold(String::new(), |mut hex, byte| {
-            write!(hex, "{byte:02x}").expect("a string takes any write");
-            hex
-        });
+        let digest = hex(&Sha256::digest(&content));
         let etag = format!("\"{digest}\"").parse().expect("hexadecimal in quotes is an etag");
         Self { content_type, content, etag }
     }

@@ -4,14 +4,13 @@
 //! The digest is of the fields as they were read, not of the bytes: the openai client draws another multipart boundary
 //! for every try.
 
-use std::fmt::Write as _;
-
 use axum::http::{HeaderMap, HeaderName};
 use queue::Submission;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Code, Error, Result};
+use crate::hex::hex;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
@@ -37,10 +36,7 @@ pub(crate) fn submission(
     digest.update(operation);
     digest.update([0]);
     digest.update(serde_json::to_vec(fields).expect("plain structs with string keys become JSON"));
-    let fingerprint = digest.finalize().iter().fold(String::with_capacity(64), |mut hex, byte| {
-        write!(hex, "{byte:02x}").expect("a string takes any write");
-        hex
-    });
+    let fingerprint = hex(&digest.finalize());
     let retry_count = headers.get(RETRY_COUNT).and_then(|count| count.to_str().ok()?.parse().ok());
     Ok(Submission {
         fingerprint,

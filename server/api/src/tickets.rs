@@ -5,7 +5,6 @@
 //! none, and the page asks for another.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::extract::FromRequestParts;
@@ -16,6 +15,7 @@ use rand::rngs::OsRng;
 
 use crate::auth::Caller;
 use crate::error::{Code, Error, Result};
+use crate::hex::hex;
 use crate::state::AppState;
 
 const SECRET_BYTES: usize = 32;
@@ -48,10 +48,7 @@ impl Tickets {
     pub(crate) fn issue(&self, key: Option<KeyId>, now_ms: i64) -> Result<String> {
         let mut secret = [0; SECRET_BYTES];
         OsRng.try_fill_bytes(&mut secret).map_err(|error| Error::Read(std::io::Error::other(error)))?;
-        let text = secret.iter().fold(String::with_capacity(2 * SECRET_BYTES), |mut text, byte| {
-            write!(text, "{byte:02x}").expect("a string takes any write");
-            text
-        });
+        let text = hex(&secret);
         let mut tickets = self.lock();
         tickets.retain(|_, ticket| ticket.expires_at_ms > now_ms);
         let own = tickets.values().filter(|ticket| ticket.key == key).count();

@@ -37,7 +37,6 @@ class App {
     access.needsKey = known.features.api_keys;
     const onfailure = (error) => this.failed(error);
     this.store = new Store({
-      filter: known.features.list_states === true,
       onchange: () => this.drawSoon(),
       onstart: (video) => announce(`Started: ${shorten(video.prompt)}`),
       onend: (video) => this.ended(video),

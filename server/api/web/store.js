@@ -22,8 +22,8 @@ const nextFirst = (a, b) => (a.queue_position ?? Infinity) - (b.queue_position ?
 
 export class Store {
   /** `onchange()` after anything changed; `onend(video, before)` and `onstart(video)` as they happen; `onerror(error)`. */
-  constructor({ filter, onchange, onstart, onend, onerror }) {
-    Object.assign(this, { filter, onchange, onstart, onend, onerror });
+  constructor({ onchange, onstart, onend, onerror }) {
+    Object.assign(this, { onchange, onstart, onend, onerror });
     this.videos = new Map();
     this.previews = new Map();
     this.queue = null;
@@ -106,7 +106,7 @@ export class Store {
       after = which.cursor;
     }
     // The queue's end too: there stands what was just sent.
-    if (which === this.waiting && which.hasMore && this.filter) {
+    if (which === this.waiting && which.hasMore) {
       this.take(await api.videos({ limit: QUEUE_TAIL, order: "desc", state: "queued" }), began);
     }
     for (const video of this.inList(which)) {
@@ -118,8 +118,7 @@ export class Store {
 
   async fetchPage(which, limit, after) {
     const began = this.clock;
-    const query = { limit, order: this.filter ? which.order : "desc" };
-    if (this.filter) query.state = which.states.join(",");
+    const query = { limit, order: which.order, state: which.states.join(",") };
     if (after) query.after = after;
     const page = await api.videos(query);
     this.take(page, began);

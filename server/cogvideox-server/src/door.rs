@@ -62,7 +62,7 @@ pub(crate) fn state(parts: Parts<'_>) -> anyhow::Result<AppState> {
             let store = store.clone();
             async move { store.free_bytes().await.ok() }.boxed()
         }),
-        check_webhook_url: check_webhooks(config),
+        check_webhook_url: check_webhooks(config)?,
         prompt_check: prompts::check(&config.prompt_check)?,
         refine_prompt: prompts::refiner(&config.refine)?,
         metrics: Arc::new(move || {
@@ -92,21 +92,27 @@ fn limits(config: &Config) -> Limits {
 }
 
 /// The webhook policy as the door asks it; none without a secret to sign with.
-fn check_webhooks(config: &Config) -> Option<CheckWebhookUrl> {
+fn check_webhooks(config: &Config) -> outbound::Result<Option<CheckWebhookUrl>> {
     if config.webhooks.secret.reveal().is_empty() {
-        return None;
+        return Ok(None);
     }
-    let policy = webhook_policy(config);
-    Some(Arc::new(move |url| check_webhook_url(url, &policy).map(|_| ()).map_err(|error| error.to_string())))
+    let policy = webhook_policy(config)?;
+    Ok(Some(Arc::new(move |url| {
+        check_webhook_url(url, &policy).map(|_| ()).map_err(|error| error.to_string())
+    })))
 }
 
 /// Where webhooks may go.
-pub(crate) fn webhook_policy(config: &Config) -> Policy {
-    Policy {
+///
+/// # Errors
+/// An exception that is neither a host nor a network.
+pub(crate) fn webhook_policy(config: &Config) -> outbound::Result<Policy> {
+    let allowed = config.webhooks.allowed.iter().map(|exception| exception.parse());
+    Ok(Policy {
         allow_http: config.webhooks.allow_http,
         allow_private: config.webhooks.allow_private,
-        allowed: Vec::new(),
-    }
+        allowed: allowed.collect::<outbound::Result<_>>()?,
+    })
 }
 
 /// The worker's readiness in the API's words.

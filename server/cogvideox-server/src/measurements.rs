@@ -38,13 +38,17 @@ fn describe() {
 
 /// Says how much the process holds; Linux only, nothing elsewhere.
 pub(crate) fn observe_process() {
-    if let Ok(status) = std::fs::read_to_string("/proc/self/status")
-        && let Some(kib) = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))
-        && let Some(kib) = kib.split_whitespace().next().and_then(|kib| kib.parse::<f64>().ok())
-    {
-        metrics::gauge!("process_resident_memory_bytes").set(kib * 1024.0);
+    if let Some(bytes) = process_bytes("VmRSS:") {
+        metrics::gauge!("process_resident_memory_bytes").set(bytes as f64);
     }
     if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
         metrics::gauge!("process_open_fds").set(open.count() as f64);
     }
+}
+
+/// A figure of this process's memory by its name in proc(5), status; Linux only.
+pub(crate) fn process_bytes(name: &str) -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib = status.lines().find_map(|line| line.strip_prefix(name))?;
+    kib.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
 }

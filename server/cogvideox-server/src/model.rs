@@ -13,6 +13,7 @@ use queue::VideoParams;
 use worker::{DenoiseState, GenerateError, Generated, Generator, Picture, Progress, Request};
 
 use crate::config::{self, Model, ModelPath};
+use crate::measurements;
 
 /// What a user of the demo model must know.
 pub(crate) const DEMO_NOTICE: &str =
@@ -252,9 +253,7 @@ fn reset_peak_memory() {
 
 /// The most memory that the process held since; Linux only.
 fn peak_memory_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    kib.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+    measurements::process_bytes("VmHWM:")
 }
 
 fn generate_error(error: cogvideox::Error) -> GenerateError {

@@ -84,7 +84,7 @@ pub(crate) fn refiner(config: &config::Refine) -> anyhow::Result<Option<Arc<dyn 
         base_url: config.base_url.clone(),
         model: config.model.clone(),
         api_key: (!api_key.is_empty()).then(|| Secret::from(api_key.to_owned())),
-        system_prompt: None,
+        system_prompt: Some(config.system_prompt.clone()).filter(|text| !text.is_empty()),
         timeout: seconds(config.timeout_seconds),
         max_chars: MAX_REFINED_CHARS,
         temperature: REFINER_TEMPERATURE,

@@ -180,7 +180,8 @@ fn background(config: &Config, data: &Data) -> anyhow::Result<JoinSet<()>> {
     );
     let secret = config.webhooks.secret.reveal();
     if !secret.is_empty() {
-        let sender = WebhookSender::new(door::webhook_policy(config), Limits::default(), Resolver::system())?;
+        let sender =
+            WebhookSender::new(door::webhook_policy(config)?, Limits::default(), Resolver::system())?;
         tasks.spawn(webhooks::deliver(data.queue.clone(), sender, WebhookSecret::parse(secret)?));
     }
     Ok(tasks)

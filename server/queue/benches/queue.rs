@@ -113,8 +113,13 @@ async fn measure(queue: &Queue, keys: &[KeyId]) {
     row("enqueue", submitted);
     row("claim + complete", claimed);
 
-    let page =
-        |after| ListQuery { after, limit: 100, order: Order::Descending, owner: Some(keys[0].clone()) };
+    let page = |after| ListQuery {
+        after,
+        limit: 100,
+        order: Order::Descending,
+        owner: Some(keys[0].clone()),
+        states: Vec::new(),
+    };
     let listed = queue.list(page(None)).await.unwrap().videos;
     let (mut got, mut paged, mut placed, mut all_placed, mut told) = (vec![], vec![], vec![], vec![], vec![]);
     for n in 0..ROUNDS {

@@ -165,9 +165,9 @@ async fn insert(tx: &mut SqliteConnection, new: &NewVideo, now_ms: i64) -> Resul
     let turn = next_turn(tx, owner, new.priority).await?;
     let rows = sqlx::query(
         "INSERT INTO videos (id, model, params, metadata, warnings, prompt_tokens, prompt_truncated, priority,
-                             total_steps, created_at_ms, owner, turn, cost, sent_prompt, remixed_from, retry_of,
+                             total_steps, created_at_ms, owner, turn, sent_prompt, remixed_from, retry_of,
                              webhook_url, fingerprint, retry_count)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
          RETURNING *",
     )
     // Made while holding the writer, so that ids rise in the order of the commits.
@@ -183,7 +183,6 @@ async fn insert(tx: &mut SqliteConnection, new: &NewVideo, now_ms: i64) -> Resul
     .bind(now_ms)
     .bind(owner)
     .bind(turn)
-    .bind(f64::from(new.params.num_inference_steps) * new.params.megapixels())
     .bind(&new.sent_prompt)
     .bind(new.remixed_from.map(|id| id.to_string()))
     .bind(new.retry_of.map(|id| id.to_string()))

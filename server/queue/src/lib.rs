@@ -49,6 +49,6 @@ pub use previews::PreviewWish;
 pub use queue::{Counts, ListQuery, Order, Page, Queue, QueueOptions};
 pub use tokio_util::sync::CancellationToken;
 pub use video::{
-    Enqueued, Finished, JobError, NewVideo, Output, OutputFile, Stage, Status, Submission, Timings, Video,
-    VideoId, VideoParams,
+    Enqueued, Finished, JobError, NewVideo, Output, OutputFile, Stage, State, Status, Submission, Timings,
+    Video, VideoId, VideoParams,
 };

@@ -10,7 +10,7 @@ use sqlx::{SqliteConnection, SqlitePool, sqlite::SqliteRow};
 use tokio::sync::Mutex;
 
 use crate::{
-    ApiKeys, Clock, Error, KeyId, KeyLimits, Result, Subscription, Topic, Unwritable, Video, VideoId,
+    ApiKeys, Clock, Error, KeyId, KeyLimits, Result, State, Subscription, Topic, Unwritable, Video, VideoId,
     database::{self, Writer},
     hub::{Hub, Running},
     line::Line,
@@ -63,6 +63,8 @@ pub struct ListQuery {
     pub order: Order,
     /// Only those of this API key.
     pub owner: Option<KeyId>,
+    /// Only those in these states; empty for all.
+    pub states: Vec<State>,
 }
 
 /// An order of creation.
@@ -82,6 +84,12 @@ pub struct Page {
     /// Whether more follow.
     pub has_more: bool,
 }
+
+/// [`Video::state`] in SQL, held against a list of words.
+const IN_STATES: &str =
+    "CASE WHEN status = 'in_progress' AND cancel_requested_at_ms IS NOT NULL THEN 'cancelling'
+          WHEN status = 'completed' AND expired_at_ms IS NOT NULL THEN 'expired'
+          ELSE status END IN (SELECT value FROM json_each(?4))";
 
 /// How much there is to do.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -180,15 +188,18 @@ impl Queue {
             Order::Descending => ("<", "DESC", "w"),
         };
         let owner = if query.owner.is_some() { "owner = ?3" } else { "?3 IS NULL" };
-        // Four texts in all, none of them a client's.
+        // Few texts in all, none of them a client's.
+        let states = if query.states.is_empty() { "?4 = '[]'" } else { IN_STATES };
         let text = format!(
-            "SELECT * FROM videos WHERE id {compare} ?1 AND {owner} ORDER BY id {direction} LIMIT ?2"
+            "SELECT * FROM videos WHERE id {compare} ?1 AND {owner} AND {states} ORDER BY id {direction} LIMIT ?2"
         );
+        let words: Vec<&str> = query.states.iter().map(|state| state.as_str()).collect();
         let rows = sqlx::query(sqlx::AssertSqlSafe(text))
             .bind(query.after.map_or(outside.to_owned(), |id| id.to_string()))
             // One more than asked for tells whether more follow.
             .bind(i64::from(query.limit) + 1)
             .bind(query.owner.map(|key| key.0))
+            .bind(to_json(&words))
             .fetch_all(&self.inner.readers)
             .await?;
         let videos = rows.iter().map(|row| Ok(laid_over(Row::read(row)?, &running)));

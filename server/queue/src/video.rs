@@ -53,7 +53,8 @@ macro_rules! words {
                 match self { $(Self::$variant => $word),+ }
             }
 
-            pub(crate) fn from_word(word: &str) -> Option<Self> {
+            /// What a word stands for.
+            pub fn from_word(word: &str) -> Option<Self> {
                 match word { $($word => Some(Self::$variant),)+ _ => None }
             }
         }
@@ -93,6 +94,50 @@ impl Status {
     /// Whether nothing can change any more.
     pub fn is_terminal(self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// Where a video is, in finer words: with what is asked of one that runs, and what is left of one that is completed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Waits for a worker.
+    Queued,
+    /// A worker has it.
+    InProgress,
+    /// A worker has it, and somebody asked for it to be cancelled.
+    Cancelling,
+    /// There is a file.
+    Completed,
+    /// There is an error.
+    Failed,
+    /// Ended because somebody asked for it.
+    Cancelled,
+    /// It was completed, and its files were removed to make room.
+    Expired,
+}
+
+words!(State {
+    Queued = "queued",
+    InProgress = "in_progress",
+    Cancelling = "cancelling",
+    Completed = "completed",
+    Failed = "failed",
+    Cancelled = "cancelled",
+    Expired = "expired",
+});
+
+impl Video {
+    /// Where it is. The list's filter says the same in SQL.
+    pub fn state(&self) -> State {
+        match self.status {
+            Status::Queued => State::Queued,
+            Status::InProgress if self.cancel_requested_at_ms.is_some() => State::Cancelling,
+            Status::InProgress => State::InProgress,
+            Status::Completed if self.expired_at_ms.is_some() => State::Expired,
+            Status::Completed => State::Completed,
+            Status::Failed => State::Failed,
+            Status::Cancelled => State::Cancelled,
+        }
     }
 }
 

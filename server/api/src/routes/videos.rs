@@ -65,6 +65,8 @@ pub(crate) enum ListTag {
         ("limit" = Option<u32>, Query, description = "Videos a page; 20 by default.", minimum = 1, maximum = 100),
         ("order" = Option<SortOrder>, Query, description = "`desc` by default."),
         ("after" = Option<String>, Query, description = "The last id of the page before."),
+        ("state" = Option<String>, Query, description = "Only videos in these states, with commas between them.",
+            example = "queued,in_progress"),
     ),
     responses((status = OK, description = "A page of videos.", body = VideoList), ListErrors),
 )]
@@ -84,17 +86,20 @@ pub(crate) async fn list(
         }
     };
     let after = fields.string("after")?;
+    let states = match fields.string("state")? {
+        None => Vec::new(),
+        Some(words) => words.split(',').map(state_of_word).collect::<Result<_>>()?,
+    };
     fields.finish()?;
     let after = match after {
         None => None,
         Some(text) => Some(text.parse().map_err(|_| unknown_cursor(&text))?),
     };
-    let page = state.queue.list(ListQuery { after, limit, order, owner: caller.sees_only() }).await.map_err(
-        |error| match error {
-            queue::Error::NotFound(id) => unknown_cursor(&id.to_string()),
-            error => error.into(),
-        },
-    )?;
+    let query = ListQuery { after, limit, order, owner: caller.sees_only(), states };
+    let page = state.queue.list(query).await.map_err(|error| match error {
+        queue::Error::NotFound(id) => unknown_cursor(&id.to_string()),
+        error => error.into(),
+    })?;
     let data = show_all(&state, page.videos);
     Ok(Json(VideoList {
         object: ListTag::List,
@@ -103,6 +108,14 @@ pub(crate) async fn list(
         has_more: page.has_more,
         data,
     }))
+}
+
+fn state_of_word(word: &str) -> Result<queue::State> {
+    queue::State::from_word(word).ok_or_else(|| {
+        let message =
+            format!("'state' must hold states of videos, such as queued,in_progress, found {}", quoted(word));
+        Error::param(Code::InvalidState, "state", message)
+    })
 }
 
 fn unknown_cursor(text: &str) -> Error {

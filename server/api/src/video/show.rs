@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use queue::{Estimate, Status, VideoId};
+use queue::{Estimate, State, Status, VideoId};
 
 use super::{Urls, Video, VideoError, VideoStage, VideoState, VideoStatus, VideoTag, path};
 use crate::state::AppState;
@@ -89,16 +89,14 @@ impl Video {
 }
 
 fn states(row: &queue::Video) -> (VideoStatus, VideoState) {
-    match row.status {
-        Status::Queued => (VideoStatus::Queued, VideoState::Queued),
-        Status::InProgress if row.cancel_requested_at_ms.is_some() => {
-            (VideoStatus::InProgress, VideoState::Cancelling)
-        }
-        Status::InProgress => (VideoStatus::InProgress, VideoState::InProgress),
-        Status::Completed if row.expired_at_ms.is_some() => (VideoStatus::Completed, VideoState::Expired),
-        Status::Completed => (VideoStatus::Completed, VideoState::Completed),
-        Status::Failed => (VideoStatus::Failed, VideoState::Failed),
-        Status::Cancelled => (VideoStatus::Failed, VideoState::Cancelled),
+    match row.state() {
+        State::Queued => (VideoStatus::Queued, VideoState::Queued),
+        State::InProgress => (VideoStatus::InProgress, VideoState::InProgress),
+        State::Cancelling => (VideoStatus::InProgress, VideoState::Cancelling),
+        State::Completed => (VideoStatus::Completed, VideoState::Completed),
+        State::Expired => (VideoStatus::Completed, VideoState::Expired),
+        State::Failed => (VideoStatus::Failed, VideoState::Failed),
+        State::Cancelled => (VideoStatus::Failed, VideoState::Cancelled),
     }
 }
 

@@ -145,6 +145,7 @@ async fn a_lists_parameters_are_checked() {
     for (query, code, param) in [
         ("limit=0", "invalid_limit", "limit"),
         ("limit=101", "invalid_limit", "limit"),
+        ("state=queued,lost", "invalid_state", "state"),
         ("limit=ten", "invalid_type", "limit"),
         ("limit=1&limit=2", "duplicate_parameter", "limit"),
         ("order=newest", "invalid_order", "order"),

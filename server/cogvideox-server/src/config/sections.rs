@@ -173,6 +173,8 @@ pub struct Webhooks {
     pub allow_private: bool,
     /// Whether they may go over plain HTTP.
     pub allow_http: bool,
+    /// Hosts and networks that they may go to although these are not public.
+    pub allowed: Vec<String>,
 }
 
 /// Which prompts are refused.
@@ -199,6 +201,8 @@ pub struct Refine {
     pub model: String,
     /// Its API key; empty for none.
     pub api_key: Secret,
+    /// What it is told to do; empty for the built-in instruction.
+    pub system_prompt: String,
     /// How long it may take.
     pub timeout_seconds: NonZeroU32,
 }

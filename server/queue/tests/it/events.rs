@@ -77,7 +77,13 @@ async fn readers_see_what_subscribers_see_although_the_row_is_written_once_a_sec
         bench.queue.set_progress(&claim.lease, denoise(step, step as u8)).await.unwrap();
         bench.clock.advance_ms(300);
     }
-    let everything = queue::ListQuery { after: None, limit: 1, order: queue::Order::Ascending, owner: None };
+    let everything = queue::ListQuery {
+        after: None,
+        limit: 1,
+        order: queue::Order::Ascending,
+        owner: None,
+        states: Vec::new(),
+    };
     assert_eq!(bench.queue.get(id).await.unwrap().progress, 9);
     assert_eq!(bench.queue.list(everything).await.unwrap().videos[0].progress, 9);
 

@@ -267,7 +267,8 @@ impl Story {
 
     /// Holds the queue against the model.
     async fn check(&mut self) {
-        let query = ListQuery { after: None, limit: 1_000, order: Order::Ascending, owner: None };
+        let query =
+            ListQuery { after: None, limit: 1_000, order: Order::Ascending, owner: None, states: Vec::new() };
         let videos = self.bench.queue.list(query).await.unwrap().videos;
         let estimates = self.bench.queue.estimates(&videos);
         let line = self.model.line();

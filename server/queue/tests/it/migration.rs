@@ -71,22 +71,6 @@ async fn the_first_versions_videos_go_on_as_if_nothing_had_been() {
     assert_eq!(told[0].kind, EventKind::Deleted);
 }
 
-#[tokio::test]
-async fn the_first_versions_costs_are_what_this_versions_would_be() {
-    let bench = Bench::new().await;
-    let path = bench.folder.path().join("old.db");
-    let options = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
-    let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
-    first_version(&mut connection).await;
-    let queue = Queue::open(&path, bench.clock.clone(), bench.queue.options()).await.unwrap();
-    queue.enqueue(new_video("new"), None).await.unwrap();
-    let costs: Vec<f64> = sqlx::query_scalar("SELECT DISTINCT round(cost, 6) FROM videos")
-        .fetch_all(&mut connection)
-        .await
-        .unwrap();
-    assert_eq!(costs.len(), 1, "{costs:?}");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_server_and_a_command_line_may_make_the_database_at_once() {
     for _ in 0..10 {

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use queue::{
-    Counts, Error, Finished, JobError, ListQuery, NewVideo, Order, Owner, Queue, Stage, Status, Timings,
-    VideoId,
+    Counts, Error, Finished, JobError, ListQuery, NewVideo, Order, Owner, Queue, Stage, State, Status,
+    Timings, VideoId,
 };
 
 use crate::bench::{Bench, OPTIONS, START_MS, denoise, finished, new_video, output};
@@ -121,7 +121,11 @@ async fn pages_neither_repeat_nor_miss() {
     for order in [Order::Ascending, Order::Descending] {
         let (mut after, mut seen) = (None, Vec::new());
         loop {
-            let page = bench.queue.list(ListQuery { after, limit: 2, order, owner: None }).await.unwrap();
+            let page = bench
+                .queue
+                .list(ListQuery { after, limit: 2, order, owner: None, states: Vec::new() })
+                .await
+                .unwrap();
             seen.extend(page.videos.iter().map(|v| v.id));
             after = seen.last().copied();
             if !page.has_more {
@@ -134,13 +138,47 @@ async fn pages_neither_repeat_nor_miss() {
     }
     let exact = bench
         .queue
-        .list(ListQuery { after: None, limit: 5, order: Order::Ascending, owner: None })
+        .list(ListQuery { after: None, limit: 5, order: Order::Ascending, owner: None, states: Vec::new() })
         .await
         .unwrap();
     assert!(!exact.has_more);
     let unknown: VideoId = "video_0190163d8694739bae3c4d5e6f708192".parse().unwrap();
-    let behind = ListQuery { after: Some(unknown), limit: 5, order: Order::Ascending, owner: None };
+    let behind = ListQuery {
+        after: Some(unknown),
+        limit: 5,
+        order: Order::Ascending,
+        owner: None,
+        states: Vec::new(),
+    };
     assert!(matches!(bench.queue.list(behind).await, Err(Error::NotFound(id)) if id == unknown));
+}
+
+#[tokio::test]
+async fn a_list_may_be_of_some_states_only() {
+    let bench = Bench::new().await;
+    let (running, cancelled, waiting) =
+        (bench.enqueue("a").await, bench.enqueue("b").await, bench.enqueue("c").await);
+    bench.claim(&Owner::unique()).await;
+    bench.queue.request_cancel(cancelled.id, None).await.unwrap();
+    let of = async |states: &[State]| {
+        let query = ListQuery {
+            after: None,
+            limit: 9,
+            order: Order::Ascending,
+            owner: None,
+            states: states.to_vec(),
+        };
+        let videos = bench.queue.list(query).await.unwrap().videos;
+        assert!(states.is_empty() || videos.iter().all(|video| states.contains(&video.state())));
+        videos.iter().map(|video| video.id).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&[]).await, [running.id, cancelled.id, waiting.id]);
+    assert_eq!(of(&[State::Queued, State::Cancelled]).await, [cancelled.id, waiting.id]);
+    assert_eq!(of(&[State::InProgress]).await, [running.id]);
+    bench.queue.request_cancel(running.id, None).await.unwrap();
+    assert_eq!(of(&[State::InProgress]).await, []);
+    assert_eq!(of(&[State::Cancelling]).await, [running.id]);
+    assert_eq!(of(&[State::Completed, State::Expired]).await, []);
 }
 
 #[tokio::test]

@@ -53,7 +53,13 @@ async fn a_server_killed_in_mid_job_and_started_again_goes_on_where_it_was() {
     server.wait().unwrap();
 
     let bench = Bench::reopen(folder).await;
-    let page = queue::ListQuery { after: None, limit: 9, order: queue::Order::Ascending, owner: None };
+    let page = queue::ListQuery {
+        after: None,
+        limit: 9,
+        order: queue::Order::Ascending,
+        owner: None,
+        states: Vec::new(),
+    };
     let videos = bench.queue.list(page).await.unwrap().videos;
     assert_eq!((videos[0].status, videos[0].attempt), (Status::InProgress, 1));
     assert_eq!((videos[0].checkpoint_step, bench.checkpoints().len()), (Some(3), 1));
