@@ -58,4 +58,4 @@ def fuzz(server, schemathesis, folder):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*(pathlib.Path(argument).resolve() for argument in sys.argv[1:]))
