@@ -3,6 +3,8 @@
 //! Nothing here waits for the device but downloads and `synchronize`. The driver's library is loaded at run time; its
 //! absence is an [`Error::Unavailable`]. The kernels are in the binary, as fatbins made by the build script.
 
+mod streams;
+
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::sync::Mutex;
@@ -11,6 +13,7 @@ use cudarc::driver::{DriverError, result, sys};
 
 use crate::device::{Backend, Capability};
 use crate::launch::Launch;
+pub(crate) use self::streams::{CudaEvent, CudaStream, PinnedMemory};
 use crate::{Error, Result};
 
 include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
