@@ -36,14 +36,18 @@ part() {
   mv "$partial" "$part"
 }
 
-# The driver's library comes with the driver and is in no wheel. cuDNN's run-time compiled engines link to it and ask
-# it to load what they compiled, also when they only plan. This one says that there is no device, and yes to the rest.
+# The driver's library comes with the driver and is in no wheel. cuDNN's run-time compiled engines link to it and have
+# it load what they compiled, also when they only plan. This one says that there is no device, hands out something for
+# a kernel, and says yes to the rest.
 stub() {
-  [ -e "$dir/stub/libcuda.so.1" ] && return
-  rm -rf "$dir/stub.partial"
+  # This script is what it is made of.
+  if [ "$dir/stub/libcuda.so.1" -nt "${BASH_SOURCE[0]}" ]; then return; fi
+  rm -rf "$dir/stub" "$dir/stub.partial"
   mkdir "$dir/stub.partial"
   grep -ohE '\bcu[A-Z][A-Za-z0-9_]+ *\(' "$dir/compiler/nvidia/cu13/include/cuda.h" | tr -d ' (' | sort -u |
-    awk '/^(cuInit|cuDeviceGet|cuDeviceGetCount)$/ { print "int " $0 "(void) { return 100; }"; next }
+    awk '/^cu(Init|DeviceGet|DeviceGetCount)$/ { print "int " $0 "(void) { return 100; }"; next }
+         /^cu(Library(LoadData|GetKernel|GetModule)|KernelGetFunction|Module(LoadData|LoadDataEx|GetFunction))$/ {
+           print "int " $0 "(void **handle) { *handle = handle; return 0; }"; next }
          { print "int " $0 "(void) { return 0; }" }' |
     ${CC:-cc} -shared -fPIC -Wl,-soname,libcuda.so.1 -x c - -o "$dir/stub.partial/libcuda.so.1"
   mv "$dir/stub.partial" "$dir/stub"
