@@ -15,7 +15,9 @@ fn main() -> std::process::ExitCode {
     match build() {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("error: {message}");
+            for line in message.lines() {
+                println!("cargo::error={line}");
+            }
             std::process::ExitCode::FAILURE
         }
     }
