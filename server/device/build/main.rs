@@ -1,4 +1,5 @@
 //! Compiles the kernels in `kernels/`: for the emulator as C++, for a GPU by nvcc.
+#![expect(clippy::print_stdout, reason = "cargo reads what a build script prints")]
 
 #[cfg(feature = "emulator")]
 mod emulator;

@@ -229,8 +229,9 @@ fn list(fatbins: &[Fatbin]) -> String {
         .to_owned();
     for fatbin in fatbins {
         let name = fatbin.source.file_stem().unwrap_or_default().to_string_lossy();
+        let image = fatbin.image.to_string_lossy();
         // Writing to a string cannot fail.
-        let _ = writeln!(list, "    ({name:?}, &Aligned(*include_bytes!({:?})).0),", fatbin.image);
+        let _ = writeln!(list, "    ({name:?}, &Aligned(*include_bytes!({image:?})).0),");
     }
     list + "];\n"
 }
