@@ -20,6 +20,7 @@ mod planner;
 pub mod selftest;
 mod tensor;
 mod transfer;
+mod uploader;
 
 pub use device::{Capability, Device, Settings};
 pub use dtype::{Dtype, Element};
@@ -28,3 +29,4 @@ pub use event::Event;
 pub use memory::{Buffer, Usage};
 pub use tensor::Tensor;
 pub use transfer::{CopyStream, Pinned};
+pub use uploader::Uploader;
