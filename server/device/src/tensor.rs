@@ -230,6 +230,23 @@ impl Tensor {
         Ok(Self { dims, offset_bytes: self.offset_bytes + first * row_bytes, ..self.clone() })
     }
 
+    /// Part of this tensor's bytes as a tensor of its own.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] beyond the end, or where elements would not be aligned.
+    pub fn view(&self, offset_bytes: usize, dims: &[usize], dtype: Dtype) -> Result<Self> {
+        let bytes = dims.iter().product::<usize>() * dtype.bytes();
+        if offset_bytes + bytes > self.bytes()
+            || !(self.offset_bytes + offset_bytes).is_multiple_of(dtype.bytes())
+        {
+            let message =
+                format!("bytes {offset_bytes} to {} of {} as {dtype}", offset_bytes + bytes, self.bytes());
+            return Err(Error::shape("view", message));
+        }
+        let offset_bytes = self.offset_bytes + offset_bytes;
+        Ok(Self { buffer: Arc::clone(&self.buffer), offset_bytes, dims: dims.to_vec(), dtype })
+    }
+
     /// Where its first element is.
     pub(crate) fn address(&self) -> u64 {
         self.buffer.address() + self.offset_bytes as u64

@@ -3,12 +3,15 @@
 //! Nothing here waits for the device but downloads and `synchronize`. The driver's library is loaded at run time; its
 //! absence is an [`Error::Unavailable`]. The kernels are in the binary, as fatbins made by the build script.
 
+mod streams;
+
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::sync::Mutex;
 
 use cudarc::driver::{DriverError, result, sys};
 
+pub(crate) use self::streams::{CudaEvent, CudaStream, PinnedMemory};
 use crate::device::{Backend, Capability};
 use crate::launch::Launch;
 use crate::{Error, Result};
