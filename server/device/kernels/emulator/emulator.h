@@ -200,6 +200,7 @@ template <> inline e4m3 from_f32<e4m3>(float x) {
 inline uint32_t pack(f16 low, f16 high) { return uint32_t(low.bits) | uint32_t(high.bits) << 16; }
 inline uint32_t pack(bf16 low, bf16 high) { return uint32_t(low.bits) | uint32_t(high.bits) << 16; }
 
+inline float cospif(float x) { return float(cos(3.14159265358979323846 * double(x))); }
 inline float fast_exp2(float x) { return x < -126.0f ? 0.0f : exp2f(x); }
 
 // A lane's registers of PTX' m16n8k16: which rows and columns they hold is in shared knowledge with the hardware
