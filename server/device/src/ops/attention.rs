@@ -59,7 +59,7 @@ impl<'a> Heads<'a> {
     /// [`Error::Shape`] for another number of dimensions, or a width that is no multiple of 3.
     pub fn of_qkv(qkv: &'a Tensor) -> Result<[Self; 3]> {
         let [_, _, width] = qkv.dims_n(OP)?;
-        if width % 3 != 0 {
+        if !width.is_multiple_of(3) {
             return Err(Error::shape(OP, format!("expected q, k and v of one size, found {width} elements")));
         }
         Ok([0, 1, 2].map(|part| Self { tensor: qkv, first: part * width / 3 }))
@@ -98,8 +98,8 @@ pub struct Attention<'a> {
     /// f32 `(heads, 2 * s - 1)`, added to the scores by the distance from query to key: from the key furthest before
     /// the query to the one furthest after it. There are then as many queries as keys.
     pub bias: Option<&'a Tensor>,
-    /// What no `|scale * q k|` exceeds, if that is known. If it is tight
-    /// enough for the dtype, no maximum is sought. A bound that does not hold makes the result infinite.
+    /// What no `|scale * q k|` exceeds, if that is known, as by [`super::qk_norm_rope::score_bound`]. If it is tight
+    /// enough for the dtype, no maximum is sought. A bound that does not hold makes results infinite.
     pub score_bound: Option<f32>,
 }
 
@@ -144,10 +144,8 @@ impl Attention<'_> {
         };
         // Neighbouring blocks are of one head, whose keys and values they then find in the cache.
         let grid = [sizes.seq_q.div_ceil(queries) as u32, self.heads as u32, sizes.batch as u32];
-        tensor.device().launch(
-            &Launch { kernel, grid, block: [THREADS, 1, 1], shared_bytes: shared_bytes as u32 },
-            &args,
-        )?;
+        let launch = Launch { grid, ..Launch::new(kernel, 0, THREADS) }.shared(shared_bytes);
+        tensor.device().launch(&launch, &args)?;
         Ok(out)
     }
 

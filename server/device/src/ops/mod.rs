@@ -4,4 +4,5 @@
 //! `_in_place` or `_into`.
 
 pub mod attention;
+pub mod qk_norm_rope;
 pub mod random;

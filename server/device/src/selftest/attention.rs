@@ -112,14 +112,17 @@ impl Inputs {
     }
 
     fn outcome(&self, device: &Device) -> Result<Outcome> {
-        Ok(Outcome::relative(&self.found(device)?, &self.expected(), tolerance(self.dtype)))
+        // With a bias every step is rounded in the reference too, so that the result's own rounding is left.
+        let halves_of_bias = self.bias.is_some() && self.dtype != Dtype::F32;
+        let bound = if halves_of_bias { 1.01 * half_unit(self.dtype) } else { tolerance(self.dtype) };
+        Ok(Outcome::relative(&self.found(device)?, &self.expected(), bound))
     }
 }
 
 /// Weights and result are each rounded once, and what values cancel counts relative to what is left of them. In f32
 /// the scores, up to 20 here, are as far off as their last place, and the weights by that factor.
 fn tolerance(dtype: Dtype) -> f64 {
-    if dtype == Dtype::F32 { 64.0 * half_unit(dtype) } else { 4.0 * half_unit(dtype) }
+    if dtype == Dtype::F32 { 32.0 * half_unit(dtype) } else { 2.0 * half_unit(dtype) }
 }
 
 pub(super) fn add(cases: &mut Vec<Case>) {
@@ -200,9 +203,9 @@ enum Keys {
 }
 
 fn bounded(cases: &mut Vec<Case>, dtype: Dtype) {
-    // Bounds of 5.12 and 34.03 are the largest of their kind that are used; the last is too loose for either dtype.
+    // Bounds of 5.12 and 34.03 are the largest of their kind that are used; 18 is too loose for f16, 288 for both.
     let largest = if dtype == Dtype::F16 { 0.8 } else { 2.0625 };
-    for element in [0.25, largest, 6.0] {
+    for element in [0.25, largest, 1.5, 6.0] {
         for keys in [Keys::AtTheEnds, Keys::Between, Keys::AllButOne] {
             let bound = 8.0 * rounded(element, dtype).powi(2);
             let name = format!("attention bounded {dtype} by {bound:.2}, keys {keys:?}");

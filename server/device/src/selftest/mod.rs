@@ -4,6 +4,7 @@
 //! formats: what is rounded once may be off by half a unit of its dtype.
 
 mod attention;
+mod qk_norm_rope;
 mod random;
 
 use crate::{Device, Result};
@@ -69,6 +70,7 @@ impl Case {
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     attention::add(&mut cases);
+    qk_norm_rope::add(&mut cases);
     random::add(&mut cases);
     cases
 }
