@@ -3,6 +3,8 @@
 //! A case draws its own inputs, runs an operation, and compares. Sizes are small and odd. Bounds follow from the
 //! formats: what is rounded once may be off by half a unit of its dtype.
 
+mod attention;
+mod qk_norm_rope;
 mod random;
 
 use crate::{Device, Result};
@@ -68,6 +70,8 @@ impl Case {
 /// All of them.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
+    attention::add(&mut cases);
+    qk_norm_rope::add(&mut cases);
     random::add(&mut cases);
     cases
 }
