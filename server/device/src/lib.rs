@@ -12,15 +12,19 @@ mod dtype;
 #[cfg(feature = "emulator")]
 mod emulator;
 mod error;
+mod event;
 mod launch;
 mod memory;
 pub mod ops;
 mod planner;
 pub mod selftest;
 mod tensor;
+mod transfer;
 
 pub use device::{Capability, Device, Settings};
 pub use dtype::{Dtype, Element};
 pub use error::{Error, Result};
+pub use event::Event;
 pub use memory::{Buffer, Usage};
 pub use tensor::Tensor;
+pub use transfer::{CopyStream, Pinned};

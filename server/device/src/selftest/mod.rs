@@ -38,7 +38,8 @@ impl Outcome {
             let difference = (f64::from(*found) - expected).abs() / scale;
             if difference.is_finite() { difference } else { f64::INFINITY }
         });
-        let error = if found.len() == expected.len() { differences.fold(0.0, f64::max) } else { f64::INFINITY };
+        let error =
+            if found.len() == expected.len() { differences.fold(0.0, f64::max) } else { f64::INFINITY };
         Self { error, bound }
     }
 
