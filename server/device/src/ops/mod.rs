@@ -3,4 +3,7 @@
 //! Shapes are checked here, so that a kernel may rely on them. Results go to new tensors unless a name ends in
 //! `_in_place` or `_into`.
 
+pub(crate) mod gemm;
+pub mod linear;
+mod matmul;
 pub mod random;
