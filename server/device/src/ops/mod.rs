@@ -3,4 +3,6 @@
 //! Shapes are checked here, so that a kernel may rely on them. Results go to new tensors unless a name ends in
 //! `_in_place` or `_into`.
 
+pub mod norm;
 pub mod random;
+mod rows;

@@ -3,6 +3,7 @@
 //! A case draws its own inputs, runs an operation, and compares. Sizes are small and odd. Bounds follow from the
 //! formats: what is rounded once may be off by half a unit of its dtype.
 
+mod norm;
 mod random;
 
 use crate::{Device, Result};
@@ -67,6 +68,7 @@ impl Case {
 /// All of them.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
+    norm::add(&mut cases);
     random::add(&mut cases);
     cases
 }
