@@ -104,7 +104,12 @@ pub fn layer_norm(x: &Tensor, norm: &Norm<'_>) -> Result<Tensor> {
 ///
 /// # Errors
 /// [`Error::Shape`] if dtypes, sizes or devices differ; [`Error::OutOfMemory`].
-pub fn modulated(x: &Tensor, norm: &Norm<'_>, modulation: &ShiftScale<'_>, streams: Streams) -> Result<Tensor> {
+pub fn modulated(
+    x: &Tensor,
+    norm: &Norm<'_>,
+    modulation: &ShiftScale<'_>,
+    streams: Streams,
+) -> Result<Tensor> {
     let out = Tensor::empty(x.device(), x.dims(), x.dtype())?;
     let modulation = Some(modulation);
     Job { op: "modulated", x, sum: None, norm: Some((norm, &out)), modulation, streams }.run()?;
@@ -142,11 +147,8 @@ impl Job<'_> {
         let groups = GROUPS_PER_THREAD * MAX_THREADS;
         let vectors = vectors(size, &tensors) && items(size, true) <= groups;
         let threads = if vectors { items(size, true).div_ceil(GROUPS_PER_THREAD) } else { size };
-        let launch = Launch::new(
-            NORM_ROWS.of(self.op, self.x.dtype())?,
-            count,
-            whole_warps(threads, MAX_THREADS),
-        );
+        let launch =
+            Launch::new(NORM_ROWS.of(self.op, self.x.dtype())?, count, whole_warps(threads, MAX_THREADS));
         self.x.device().launch(&launch.shared(SCRATCH_BYTES), &self.args(size, vectors))
     }
 
@@ -169,7 +171,8 @@ impl Job<'_> {
         }
         let Streams { tokens, text_len } = self.streams;
         if tokens == 0 || !count.is_multiple_of(tokens) || text_len > tokens {
-            let message = format!("{count} rows are not sequences of {tokens} tokens, {text_len} of them text");
+            let message =
+                format!("{count} rows are not sequences of {tokens} tokens, {text_len} of them text");
             return Err(Error::shape(self.op, message));
         }
         Ok((count, size))

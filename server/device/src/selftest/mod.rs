@@ -3,6 +3,8 @@
 //! A case draws its own inputs, runs an operation, and compares. Sizes are small and odd. Bounds follow from the
 //! formats: what is rounded once may be off by half a unit of its dtype.
 
+mod elementwise;
+mod epilogue;
 mod norm;
 mod random;
 
@@ -39,7 +41,8 @@ impl Outcome {
             let difference = (f64::from(*found) - expected).abs() / scale;
             if difference.is_finite() { difference } else { f64::INFINITY }
         });
-        let error = if found.len() == expected.len() { differences.fold(0.0, f64::max) } else { f64::INFINITY };
+        let error =
+            if found.len() == expected.len() { differences.fold(0.0, f64::max) } else { f64::INFINITY };
         Self { error, bound }
     }
 
@@ -68,6 +71,8 @@ impl Case {
 /// All of them.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
+    elementwise::add(&mut cases);
+    epilogue::add(&mut cases);
     norm::add(&mut cases);
     random::add(&mut cases);
     cases

@@ -33,7 +33,8 @@ pub(super) fn add(cases: &mut Vec<Case>) {
                 let inputs = Inputs::new(dtype, size);
                 let on_device = inputs.upload(device)?;
                 let normed = layer_norm(&on_device.x, &on_device.norm(true))?.to_f32_vec()?;
-                let found = modulated(&on_device.x, &on_device.norm(true), &on_device.shift_scale(), STREAMS)?;
+                let found =
+                    modulated(&on_device.x, &on_device.norm(true), &on_device.shift_scale(), STREAMS)?;
                 Ok(close(&found.to_f32_vec()?, &inputs.modulate(&normed), dtype))
             }));
             cases.push(Case::new(format!("gated add {dtype} {size}"), move |device| {
