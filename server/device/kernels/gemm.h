@@ -2,7 +2,7 @@
 //
 // The roundings are those of a CPU: scales and bias in f32, one rounding, and a second one after GELU.
 #pragma once
-#include "kernel.h"
+#include "activation.h"
 
 namespace gemm {
 
@@ -16,13 +16,6 @@ struct Args {
   uint32_t m, n, k;
   uint32_t gelu;
 };
-
-// GELU by tanh, written as x times a sigmoid.
-DEVICE float gelu_tanh(float x) {
-  const float two_sqrt_2_over_pi = 1.5957691216057308f, log2_e = 1.4426950408889634f;
-  float u = two_sqrt_2_over_pi * (x + 0.044715f * x * x * x);
-  return x / (1.0f + fast_exp2(-u * log2_e));
-}
 
 // What all sums of a column get.
 struct Column { float scale, bias; };

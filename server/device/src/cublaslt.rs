@@ -20,6 +20,7 @@ use sys::cublasStatus_t as Status;
 
 use crate::cuda::Cuda;
 use crate::device::Backend;
+use crate::ops::epilogue::Activation;
 use crate::ops::gemm::{Product, Sizes};
 use crate::{Dtype, Error, Result, Tensor};
 
@@ -52,7 +53,7 @@ struct Key {
     input: Dtype,
     out: Dtype,
     bias: bool,
-    gelu: bool,
+    activation: Activation,
     /// Whether rows and columns have scales.
     scaled: bool,
     alignment_bytes: u32,
@@ -266,18 +267,18 @@ impl Key {
             input: product.x.dtype(),
             out: product.out.dtype(),
             bias: product.bias.is_some(),
-            gelu: product.gelu,
+            activation: product.activation,
             scaled: product.row_scales.is_some(),
             alignment_bytes: 1 << zeros.unwrap_or(0).min(BEST_ALIGNMENT_BYTES.trailing_zeros()),
         })
     }
 
     fn epilogue(self) -> sys::cublasLtEpilogue_t {
-        match (self.gelu, self.bias) {
-            (false, false) => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DEFAULT,
-            (false, true) => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
-            (true, false) => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_GELU,
-            (true, true) => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_GELU_BIAS,
+        match (self.activation, self.bias) {
+            (Activation::Identity, false) => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DEFAULT,
+            (Activation::Identity, true) => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
+            (Activation::GeluTanh, false) => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_GELU,
+            (Activation::GeluTanh, true) => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_GELU_BIAS,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! Roundings are the CPU's: scales and bias in f32, one rounding, and a second one after GELU. Knows operands, not
 //! layers; the libraries are [`super::matmul`]'s business.
 
+use super::epilogue::Activation;
 use crate::launch::{FloatKernels, Global, Launch, float_kernels, kernel_args};
 use crate::{Dtype, Error, Result, Tensor};
 
@@ -38,7 +39,7 @@ kernel_args! {
     }
 }
 
-/// A product and what is done to it: `out = gelu(x W^T * row_scales * column_scales + bias)`.
+/// A product and what is done to it: `out = activation(x W^T * row_scales * column_scales + bias)`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Product<'a> {
     /// `[.., k]`: f32, f16 or bf16; or i8 or f8e4m3, as the weight is.
@@ -51,8 +52,8 @@ pub(crate) struct Product<'a> {
     pub(crate) row_scales: Option<&'a Tensor>,
     /// `[n]`, f32.
     pub(crate) column_scales: Option<&'a Tensor>,
-    /// Whether GELU by tanh follows.
-    pub(crate) gelu: bool,
+    /// What follows.
+    pub(crate) activation: Activation,
     /// `[.., n]`: f32, f16 or bf16; x' dtype if that is one of them.
     pub(crate) out: &'a Tensor,
 }
@@ -165,7 +166,7 @@ impl Product<'_> {
             m: m as u32,
             n: n as u32,
             k: k as u32,
-            gelu: u32::from(self.gelu),
+            gelu: u32::from(self.activation == Activation::GeluTanh),
         };
         let blocks = m.div_ceil(tile) * n.div_ceil(tile);
         self.out.device().launch(&Launch::new(kernel, blocks, THREADS).shared(shared_bytes), &args)

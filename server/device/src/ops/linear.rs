@@ -4,6 +4,7 @@
 //! a library applies GELU itself it rounds once, after it. Which engine multiplies is [`super::matmul`]'s business.
 //! Knows shapes, not layers.
 
+pub use super::epilogue::Activation;
 use super::gemm::Product;
 use super::{matmul, quantize};
 use crate::{Dtype, Error, Result, Tensor};
@@ -47,16 +48,6 @@ pub enum EightBit {
     Int8,
     /// [`Weight::Fp8`].
     Fp8,
-}
-
-/// What is applied to a result.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Activation {
-    /// Nothing.
-    #[default]
-    None,
-    /// GELU by tanh.
-    GeluTanh,
 }
 
 /// A dense layer.
@@ -186,9 +177,8 @@ impl Linear {
             return Err(Error::shape(OP, format!("x: expected f32, f16 or bf16, found {}", x.dtype())));
         }
         let (weight, column_scales) = self.weight.parts();
-        let gelu = activation == Activation::GeluTanh;
         let product =
-            Product { x, weight, bias: self.bias.as_ref(), row_scales: None, column_scales, gelu, out };
+            Product { x, weight, bias: self.bias.as_ref(), row_scales: None, column_scales, activation, out };
         match self.weight.kind() {
             None | Some(EightBit::Int8WeightOnly) => matmul::run(&product),
             Some(kind @ (EightBit::Int8 | EightBit::Fp8)) => {

@@ -2,6 +2,7 @@
 //!
 //! The one place where that is decided. A planner takes the library's way, of which the workspaces are part.
 
+use super::epilogue::{Activation, Scales, scale_rows_columns_into};
 use super::gemm::{Product, Sizes};
 use super::quantize;
 use crate::{Capability, Device, Dtype, Result, Tensor};
@@ -77,18 +78,13 @@ fn fp8(product: &Product<'_>, Sizes { m, n, k }: Sizes) -> Result<bool> {
     for first in (0..m).step_by(rows) {
         let count = rows.min(m - first);
         let (x, sums) = (x.slice(first, count)?, sums.slice(0, count)?);
-        let plain = Product { x: &x, weight: product.weight, bias: None, row_scales: None, column_scales: None, gelu: false, out: &sums };
+        let plain = Product { x: &x, weight: product.weight, bias: None, row_scales: None, column_scales: None, activation: Activation::Identity, out: &sums };
         if !multiply(&plain)? {
             return Ok(false);
         }
-        quantize::scale_rows_columns(&quantize::Scaled {
-            sums: &sums,
-            row_scales: &row_scales.slice(first, count)?,
-            column_scales,
-            bias: product.bias,
-            gelu: product.gelu,
-            out: &out.slice(first, count)?,
-        })?;
+        let scales = Scales { rows: &row_scales.slice(first, count)?, columns: column_scales };
+        let out = out.slice(first, count)?;
+        scale_rows_columns_into(&sums, scales, product.bias, product.activation, &out)?;
     }
     Ok(true)
 }

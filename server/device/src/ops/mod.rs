@@ -3,7 +3,11 @@
 //! Shapes are checked here, so that a kernel may rely on them. Results go to new tensors unless a name ends in
 //! `_in_place` or `_into`.
 
+pub mod elementwise;
+pub mod epilogue;
 pub(crate) mod gemm;
 pub mod linear;
 mod matmul;
+pub mod norm;
 pub mod random;
+mod rows;

@@ -3,6 +3,9 @@
 //! A case draws its own inputs, runs an operation, and compares. Sizes are small and odd. Bounds follow from the
 //! formats: what is rounded once may be off by half a unit of its dtype.
 
+mod elementwise;
+mod epilogue;
+mod norm;
 mod random;
 
 use crate::{Device, Result};
@@ -68,6 +71,9 @@ impl Case {
 /// All of them.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
+    elementwise::add(&mut cases);
+    epilogue::add(&mut cases);
+    norm::add(&mut cases);
     random::add(&mut cases);
     cases
 }
