@@ -65,6 +65,9 @@ enum Kind {
 pub struct Settings {
     /// Tensors may hold no more than this.
     pub memory_limit_bytes: Option<usize>,
+    /// A library's first proposal is taken wherever it has several algorithms. By default the fastest of some is
+    /// measured when a shape first comes, and two processes may choose differently and round differently.
+    pub first_algorithm: bool,
 }
 
 impl Device {
@@ -78,7 +81,7 @@ impl Device {
     /// [`Error::Unavailable`] without a driver, or without such a GPU.
     #[cfg(feature = "cuda")]
     pub fn cuda(ordinal: usize, settings: Settings) -> Result<Self> {
-        Ok(Self::new(Kind::Cuda(crate::cuda::Cuda::new(ordinal)?), settings))
+        Ok(Self::new(Kind::Cuda(crate::cuda::Cuda::new(ordinal, settings)?), settings))
     }
 
     /// A GPU of this capability, emulated; `reverse` runs blocks and threads backwards, which no kernel may notice.
@@ -123,6 +126,15 @@ impl Device {
         return matches!(self.0.kind, Kind::Emulator(_));
         #[cfg(not(feature = "emulator"))]
         false
+    }
+
+    /// What was found of the libraries that a GPU's speed depends on, a sentence for each, for an operator to read.
+    pub fn library_notes(&self) -> &[String] {
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = self.as_cuda() {
+            return cuda.library_notes();
+        }
+        &[]
     }
 
     pub(crate) fn account(&self) -> &Account {

@@ -31,6 +31,11 @@ impl Dtype {
         }
     }
 
+    /// Whether it is one of f32, f16 and bf16, in which the model's values may be.
+    pub const fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F16 | Self::Bf16)
+    }
+
     /// As in kernels' names.
     pub const fn name(self) -> &'static str {
         match self {

@@ -6,6 +6,8 @@
 //! without a GPU. Must not know the model's layers, its files, or anything above them.
 
 #[cfg(feature = "cuda")]
+mod cublaslt;
+#[cfg(feature = "cuda")]
 mod cuda;
 mod device;
 mod dtype;

@@ -12,7 +12,8 @@ use std::sync::Mutex;
 use cudarc::driver::{DriverError, result, sys};
 
 pub(crate) use self::streams::{CudaEvent, CudaStream, PinnedMemory};
-use crate::device::{Backend, Capability};
+use crate::cublaslt::CublasLt;
+use crate::device::{Backend, Capability, Settings};
 use crate::launch::Launch;
 use crate::{Error, Result};
 
@@ -34,6 +35,8 @@ pub(crate) struct Cuda {
     pool: Handle<sys::CUmemoryPool>,
     modules: Vec<Handle<sys::CUmodule>>,
     functions: Mutex<HashMap<&'static str, Function>>,
+    cublaslt: Option<CublasLt>,
+    library_notes: Vec<String>,
 }
 
 /// A handle of the driver, which may be used from any thread whose current context is the handle's.
@@ -84,7 +87,7 @@ fn driver_error(call: &'static str, error: DriverError) -> Error {
 
 #[expect(unsafe_code, reason = "the driver's API")]
 impl Cuda {
-    pub(crate) fn new(ordinal: usize) -> Result<Self> {
+    pub(crate) fn new(ordinal: usize, settings: Settings) -> Result<Self> {
         let unavailable = |message: String| Error::Unavailable(format!("cuda:{ordinal}: {message}"));
         // SAFETY: it only tries to load the library.
         if !unsafe { sys::is_culib_present() } {
@@ -130,6 +133,8 @@ impl Cuda {
             check("cuStreamCreate", result::stream::create(result::stream::StreamKind::NonBlocking))?;
         // SAFETY: the device was given by the driver.
         let pool = check("cuDeviceGetMemPool", unsafe { result::device::get_mem_pool(device) })?;
+        let mut library_notes = Vec::new();
+        let cublaslt = noted(CublasLt::new(settings.first_algorithm), CublasLt::note, &mut library_notes);
         let cuda = Self {
             ordinal,
             name,
@@ -139,6 +144,8 @@ impl Cuda {
             pool: Handle(pool),
             modules: FATBINS.iter().map(|(_, image)| load_module(image)).collect::<Result<_>>()?,
             functions: Mutex::default(),
+            cublaslt,
+            library_notes,
         };
         cuda.keep_freed_memory()?;
         Ok(cuda)
@@ -169,6 +176,16 @@ impl Cuda {
     /// In the driver's order.
     pub(crate) fn ordinal(&self) -> usize {
         self.ordinal
+    }
+
+    /// For matrix products, where it is installed.
+    pub(crate) fn cublaslt(&self) -> Option<&CublasLt> {
+        self.cublaslt.as_ref()
+    }
+
+    /// What was found of the optional libraries, a sentence for each.
+    pub(crate) fn library_notes(&self) -> &[String] {
+        &self.library_notes
     }
 
     fn function(&self, launch: &Launch) -> Result<sys::CUfunction> {
@@ -215,6 +232,15 @@ impl Cuda {
             limit: format!("{} has {total}", self.name),
         }
     }
+}
+
+/// An optional library, and a sentence about it: its own, or why it is missing.
+fn noted<T>(library: Result<T>, note: impl Fn(&T) -> String, notes: &mut Vec<String>) -> Option<T> {
+    notes.push(match &library {
+        Ok(library) => note(library),
+        Err(error) => format!("{error}; this program's own kernels do its work"),
+    });
+    library.ok()
 }
 
 #[expect(unsafe_code, reason = "the driver's API")]
@@ -324,9 +350,11 @@ impl Drop for Cuda {
         if self.bind().is_err() {
             return;
         }
+        let _ = self.synchronize();
+        // While the context still lives.
+        self.cublaslt = None;
         // SAFETY: nothing uses the stream or the modules after this; the primary context is the process'.
         unsafe {
-            let _ = result::stream::synchronize(self.stream.0);
             for module in &self.modules {
                 let _ = result::module::unload(module.0);
             }

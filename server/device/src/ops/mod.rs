@@ -4,5 +4,12 @@
 //! `_in_place` or `_into`.
 
 pub mod attention;
+pub mod elementwise;
+pub mod epilogue;
 pub mod qk_norm_rope;
+pub(crate) mod gemm;
+pub mod linear;
+mod matmul;
+pub mod norm;
 pub mod random;
+mod rows;

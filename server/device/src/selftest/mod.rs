@@ -4,6 +4,9 @@
 //! formats: what is rounded once may be off by half a unit of its dtype.
 
 mod attention;
+mod elementwise;
+mod epilogue;
+mod norm;
 mod qk_norm_rope;
 mod random;
 
@@ -72,6 +75,9 @@ pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     attention::add(&mut cases);
     qk_norm_rope::add(&mut cases);
+    elementwise::add(&mut cases);
+    epilogue::add(&mut cases);
+    norm::add(&mut cases);
     random::add(&mut cases);
     cases
 }
