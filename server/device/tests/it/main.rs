@@ -1,0 +1,4 @@
+//! The device crate through its public doors.
+
+#[cfg(feature = "cuda")]
+mod cudnn;
