@@ -110,7 +110,13 @@ impl<'a> Builder<'a> {
     }
 
     /// `y = mode(x)` or `y = mode(x, b)`, element by element; `b` may be of size 1 where `x` is not.
-    pub(super) fn pointwise(&mut self, mode: u32, x: TensorId, b: Option<TensorId>, y: TensorId) -> Result<()> {
+    pub(super) fn pointwise(
+        &mut self,
+        mode: u32,
+        x: TensorId,
+        b: Option<TensorId>,
+        y: TensorId,
+    ) -> Result<()> {
         let mut how = Descriptor::new(self.library(), sys::POINTWISE)?;
         how.set_enum(attribute::POINTWISE_MODE, value_type::POINTWISE_MODE, mode)?;
         how.set_enum(attribute::POINTWISE_MATH_PREC, value_type::DATA_TYPE, sys::DATA_FLOAT)?;
@@ -158,7 +164,13 @@ impl<'a> Builder<'a> {
     }
 
     /// `y` is `x` filtered by `w`, in three spatial dimensions.
-    pub(super) fn convolution(&mut self, window: &Window, x: TensorId, w: TensorId, y: TensorId) -> Result<()> {
+    pub(super) fn convolution(
+        &mut self,
+        window: &Window,
+        x: TensorId,
+        w: TensorId,
+        y: TensorId,
+    ) -> Result<()> {
         let mut how = Descriptor::new(self.library(), sys::CONVOLUTION)?;
         how.set_i64s(attribute::CONVOLUTION_SPATIAL_DIMS, &[3])?;
         how.set_enum(attribute::CONVOLUTION_COMP_TYPE, value_type::DATA_TYPE, sys::DATA_FLOAT)?;
@@ -199,7 +211,8 @@ impl<'a> Builder<'a> {
     /// The graph of all operations so far.
     pub(super) fn finish(self, name: &'static str) -> Result<Graph> {
         let mut graph = Descriptor::new(self.library(), sys::OPERATIONGRAPH)?;
-        let operations: Vec<&Descriptor> = self.operations.iter().map(|index| &self.descriptors[*index]).collect();
+        let operations: Vec<&Descriptor> =
+            self.operations.iter().map(|index| &self.descriptors[*index]).collect();
         graph.set_descriptors(attribute::OPERATIONGRAPH_OPS, &operations)?;
         if let Target::Handle(handle) = self.target {
             graph.set_handle(attribute::OPERATIONGRAPH_HANDLE, handle)?;

@@ -50,13 +50,15 @@ impl ConvGraph {
             let padded = self.pre_padding[axis] + self.input[axis + 2] + self.post_padding[axis];
             let (kernel, stride) = (self.kernel[axis], self.strides[axis]);
             if kernel == 0 || stride == 0 || kernel > padded {
-                let message = format!("axis {axis}: filter of {kernel}, stride of {stride}, {padded} padded inputs");
+                let message =
+                    format!("axis {axis}: filter of {kernel}, stride of {stride}, {padded} padded inputs");
                 return Err(Error::shape("conv", message));
             }
             output[axis + 2] = (padded - kernel) / stride + 1;
         }
         if self.input.contains(&0) || self.out_channels == 0 {
-            let message = format!("expected sizes of at least 1, found {:?} to {}", self.input, self.out_channels);
+            let message =
+                format!("expected sizes of at least 1, found {:?} to {}", self.input, self.out_channels);
             return Err(Error::shape("conv", message));
         }
         Ok(output)
@@ -92,8 +94,16 @@ impl ConvGraph {
         let output = channels_last_dims(self.output()?);
         let mut builder = Builder::new(target);
         let x = builder.operand(self.operand(Self::X, "x", self.input))?;
-        let w = builder.operand(self.operand(Self::W, "w", [self.out_channels, channels, depth, height, width]))?;
-        let y = Operand { dims: output.0.to_vec(), strides: output.1.to_vec(), ..self.operand(Self::Y, "y", [n; 5]) };
+        let w = builder.operand(self.operand(
+            Self::W,
+            "w",
+            [self.out_channels, channels, depth, height, width],
+        ))?;
+        let y = Operand {
+            dims: output.0.to_vec(),
+            strides: output.1.to_vec(),
+            ..self.operand(Self::Y, "y", [n; 5])
+        };
         let y = builder.operand(y)?;
         let window = Window {
             pre_padding: self.pre_padding.map(|size| size as i64),

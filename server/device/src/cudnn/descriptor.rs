@@ -52,8 +52,9 @@ impl Descriptor {
     /// `values` points to `count` values of the C type that `kind` names.
     unsafe fn set(&mut self, attribute: u32, kind: u32, count: usize, values: *const c_void) -> Result<()> {
         // SAFETY: the caller's promise; cuDNN copies the values.
-        let status =
-            unsafe { (self.library.functions().set_attribute)(self.raw, attribute, kind, count as i64, values) };
+        let status = unsafe {
+            (self.library.functions().set_attribute)(self.raw, attribute, kind, count as i64, values)
+        };
         let subject = format_args!("{}, attribute {attribute}", self.kind.name);
         self.library.check("cudnnBackendSetAttribute", subject, status)
     }
@@ -111,7 +112,14 @@ impl Descriptor {
         let mut count = 0;
         // SAFETY: the caller's promise; `count` is valid for the call.
         let status = unsafe {
-            (self.library.functions().get_attribute)(self.raw, attribute, kind, room as i64, &raw mut count, values)
+            (self.library.functions().get_attribute)(
+                self.raw,
+                attribute,
+                kind,
+                room as i64,
+                &raw mut count,
+                values,
+            )
         };
         let subject = format_args!("{}, attribute {attribute}", self.kind.name);
         self.library.check("cudnnBackendGetAttribute", subject, status)?;
@@ -150,7 +158,8 @@ impl Descriptor {
         let mut values = (0..count).map(|_| Self::new(&self.library, kind)).collect::<Result<Vec<_>>>()?;
         let mut raw: Vec<Opaque> = values.iter().map(Self::raw).collect();
         // SAFETY: the array holds `count` descriptors, into which the answer is written.
-        let count = unsafe { self.get(attribute, value_type::BACKEND_DESCRIPTOR, count, raw.as_mut_ptr().cast()) }?;
+        let count =
+            unsafe { self.get(attribute, value_type::BACKEND_DESCRIPTOR, count, raw.as_mut_ptr().cast()) }?;
         values.truncate(count);
         Ok(values)
     }

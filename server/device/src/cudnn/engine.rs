@@ -57,7 +57,8 @@ impl std::fmt::Display for Notes {
             (Self::NONDETERMINISTIC, "nondeterministic"),
             (Self::COMPILED_AT_RUN_TIME, "compiled at run time"),
         ];
-        let found: Vec<_> = names.iter().filter(|(note, _)| self.intersects(*note)).map(|(_, name)| *name).collect();
+        let found: Vec<_> =
+            names.iter().filter(|(note, _)| self.intersects(*note)).map(|(_, name)| *name).collect();
         f.write_str(&found.join(", "))
     }
 }

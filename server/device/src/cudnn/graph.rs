@@ -50,7 +50,9 @@ impl Target<'_> {
     pub(super) fn set_in(&self, descriptor: &mut Descriptor, handle: u32, properties: u32) -> Result<()> {
         match self {
             Self::Handle(value) => descriptor.set_handle(handle, value),
-            Self::Described(description) => descriptor.set_descriptors(properties, &[&description.properties]),
+            Self::Described(description) => {
+                descriptor.set_descriptors(properties, &[&description.properties])
+            }
         }
     }
 }
@@ -106,7 +108,12 @@ pub(super) enum Search {
 
 impl Graph {
     /// The engines that can compute it and keep to its precision, best first; none if cuDNN cannot.
-    pub(super) fn engines(&self, target: &Target<'_>, search: Search, excluded: Notes) -> Result<Vec<Engine>> {
+    pub(super) fn engines(
+        &self,
+        target: &Target<'_>,
+        search: Search,
+        excluded: Notes,
+    ) -> Result<Vec<Engine>> {
         let mut heuristics = Descriptor::new(target.library(), sys::ENGINEHEUR)?;
         heuristics.set_descriptors(attribute::ENGINEHEUR_OPERATION_GRAPH, &[&self.0.graph])?;
         let mode = match search {

@@ -30,7 +30,8 @@ impl Library {
     /// [`Error::Unavailable`] if it is not there, or older.
     pub fn open(folder: Option<&Path>) -> Result<Self> {
         let path = folder.map_or_else(|| OsString::from(FILE_NAME), |folder| folder.join(FILE_NAME).into());
-        let unavailable = |message: String| Error::Unavailable(format!("cuDNN ({}): {message}", path.display()));
+        let unavailable =
+            |message: String| Error::Unavailable(format!("cuDNN ({}): {message}", path.display()));
         let functions = load(&path).map_err(|error| unavailable(error.to_string()))?;
         let library = Self(Arc::new(functions));
         let version = library.version();
@@ -57,7 +58,12 @@ impl Library {
     }
 
     /// Turns a status into an error with cuDNN's own words; `subject` is what the call was about.
-    pub(super) fn check(&self, call: &'static str, subject: impl std::fmt::Display, status: u32) -> Result<()> {
+    pub(super) fn check(
+        &self,
+        call: &'static str,
+        subject: impl std::fmt::Display,
+        status: u32,
+    ) -> Result<()> {
         if status == sys::SUCCESS {
             return Ok(());
         }

@@ -38,7 +38,8 @@ pub struct Workspace {
 
 impl Plan {
     pub(super) fn new(plan: Descriptor, engine: Engine) -> Result<Self> {
-        let workspace_bytes = usize::try_from(plan.i64(attribute::EXECUTION_PLAN_WORKSPACE_SIZE)?).unwrap_or(0);
+        let workspace_bytes =
+            usize::try_from(plan.i64(attribute::EXECUTION_PLAN_WORKSPACE_SIZE)?).unwrap_or(0);
         Ok(Self { plan, engine, workspace_bytes, not_sync: PhantomData })
     }
 
@@ -69,11 +70,17 @@ impl Plan {
     /// [`Error::Shape`] for a missing, unknown or unaligned operand, or too small a workspace. [`Error::Call`] if cuDNN
     /// refuses; whether the device is lost, a synchronisation tells.
     #[expect(unsafe_code, reason = "cuDNN's API")]
-    pub unsafe fn execute(&self, handle: &Handle, addresses: &[(i64, u64)], workspace: Workspace) -> Result<()> {
+    pub unsafe fn execute(
+        &self,
+        handle: &Handle,
+        addresses: &[(i64, u64)],
+        workspace: Workspace,
+    ) -> Result<()> {
         self.check(addresses, workspace)?;
         let constants = &self.engine.graph().0.constants;
         let mut ids: Vec<i64> = addresses.iter().map(|(id, _)| *id).collect();
-        let mut pointers: Vec<*mut c_void> = addresses.iter().map(|(_, address)| device_pointer(*address)).collect();
+        let mut pointers: Vec<*mut c_void> =
+            addresses.iter().map(|(_, address)| device_pointer(*address)).collect();
         for (id, value) in constants {
             ids.push(*id);
             // On the host: it is read before the execution returns, and never written.
@@ -93,11 +100,14 @@ impl Plan {
     fn check(&self, addresses: &[(i64, u64)], workspace: Workspace) -> Result<()> {
         let shape = |message: String| Err(Error::shape(self.engine.graph_name(), message));
         for Operand { id, name, .. } in self.operands() {
-            let given: Vec<u64> = addresses.iter().filter(|(given, _)| given == id).map(|(_, at)| *at).collect();
+            let given: Vec<u64> =
+                addresses.iter().filter(|(given, _)| given == id).map(|(_, at)| *at).collect();
             match given[..] {
                 [address] if address != 0 && address % ALIGNMENT_BYTES == 0 => {}
                 [address] => {
-                    return shape(format!("{name}: expected a multiple of {ALIGNMENT_BYTES}, found {address:#x}"));
+                    return shape(format!(
+                        "{name}: expected a multiple of {ALIGNMENT_BYTES}, found {address:#x}"
+                    ));
                 }
                 _ => return shape(format!("{name}: expected one address, found {}", given.len())),
             }

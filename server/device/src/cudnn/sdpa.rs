@@ -108,7 +108,9 @@ impl SdpaGraph {
                 *dim > 1 && (*stride == 0 || stride * self.dtype.bytes() as i64 % ALIGNMENT_BYTES as i64 != 0)
             };
             if dims[..3].iter().zip(&strides[..3]).any(unaligned) {
-                return shape(format!("{name}: expected strides of whole {ALIGNMENT_BYTES} bytes, found {strides:?}"));
+                return shape(format!(
+                    "{name}: expected strides of whole {ALIGNMENT_BYTES} bytes, found {strides:?}"
+                ));
             }
         }
         Ok(())

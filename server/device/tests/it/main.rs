@@ -1,4 +1,8 @@
-//! The device crate through its public doors.
+//! The device crate through its public doors, on the emulator and the planner; cuDNN's plans on no device at all.
 
 #[cfg(feature = "cuda")]
 mod cudnn;
+#[cfg(feature = "emulator")]
+mod selftest;
+#[cfg(feature = "emulator")]
+mod tensor;

@@ -49,7 +49,8 @@ fn every_gpu_has_engines_for_every_models_attention() {
         for model in MODELS {
             for batch in [1, 2] {
                 let what = format!("attention {} {}, batch {batch}", model.name, model.dtype);
-                let engines = model.graph(batch).engines(target).unwrap_or_else(|error| panic!("{what}: {error}"));
+                let engines =
+                    model.graph(batch).engines(target).unwrap_or_else(|error| panic!("{what}: {error}"));
                 assert_eq!(engines[0].graph_name(), "sdpa", "{}: {what}", gpu.arch);
                 Row::new(engines, target, &what).print(gpu, &what);
             }

@@ -11,7 +11,8 @@ fn check(coder: &str, walks: &[Walk]) {
     for_each_gpu(|gpu, target| {
         for (name, graph) in walks.iter().flat_map(|walk| &walk.convolutions) {
             let what = format!("{coder} {name}");
-            let engines = graph.engines(target).unwrap_or_else(|error| panic!("{}: {what}: {error}", gpu.arch));
+            let engines =
+                graph.engines(target).unwrap_or_else(|error| panic!("{}: {what}: {error}", gpu.arch));
             Row::new(engines, target, &format!("{}: {what}", gpu.arch)).print(gpu, &what);
         }
     });
@@ -51,7 +52,8 @@ fn single_precision_is_never_tf32() {
     graphs.extend(Walk::encoder(Dtype::F32, [1, 480, 720]).convolutions);
     for_each_gpu(|gpu, target| {
         for (name, graph) in &graphs {
-            let engines = graph.engines(target).unwrap_or_else(|error| panic!("{}: {name}: {error}", gpu.arch));
+            let engines =
+                graph.engines(target).unwrap_or_else(|error| panic!("{}: {name}: {error}", gpu.arch));
             let inexact = Notes::TENSOR_CORES.union(Notes::ROUNDED_INPUTS).union(Notes::ROUNDED_SUMS);
             assert!(engines.iter().all(|engine| !engine.notes().intersects(inexact)), "{}: {name}", gpu.arch);
             Row::new(engines, target, name).print(gpu, name);

@@ -36,7 +36,8 @@ fn fake(version: u32) -> tempfile::TempDir {
     }
     std::fs::write(&source, text).unwrap();
     let output = folder.path().join("libcudnn.so.9");
-    let status = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&output, &source]).status().unwrap();
+    let status =
+        Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&output, &source]).status().unwrap();
     assert!(status.success());
     folder
 }

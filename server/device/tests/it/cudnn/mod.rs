@@ -68,6 +68,9 @@ impl Row {
     #[expect(clippy::print_stdout, reason = "the table that --nocapture shows")]
     fn print(&self, gpu: &Gpu, what: &str) {
         let Self { count, number, notes, workspace } = self;
-        println!("{:6} {what:56} {count:3} engines, first {number:3} ({notes}), workspace {workspace}", gpu.arch);
+        println!(
+            "{:6} {what:56} {count:3} engines, first {number:3} ({notes}), workspace {workspace}",
+            gpu.arch
+        );
     }
 }

@@ -24,10 +24,11 @@ fn the_fastest_of_the_candidates_is_kept() {
     for_each_gpu(|gpu, target| {
         for fastest in 0..4 {
             let mut timed = Vec::new();
-            let plan = fastest_plan(graph().engines(target).unwrap(), target, WORKSPACE_LIMIT_BYTES, 4, |plan| {
-                timed.push(plan.engine().number());
-                Ok(Duration::from_millis(if timed.len() == fastest + 1 { 1 } else { 2 }))
-            });
+            let plan =
+                fastest_plan(graph().engines(target).unwrap(), target, WORKSPACE_LIMIT_BYTES, 4, |plan| {
+                    timed.push(plan.engine().number());
+                    Ok(Duration::from_millis(if timed.len() == fastest + 1 { 1 } else { 2 }))
+                });
             assert_eq!(timed, numbers(target), "{}", gpu.arch);
             assert_eq!(plan.unwrap().engine().number(), timed[fastest], "{}", gpu.arch);
         }

@@ -107,7 +107,10 @@ impl Walk {
     fn push(&mut self, name: &str, graph: ConvGraph) {
         if self.convolutions.iter().all(|(_, known)| *known != graph) {
             let [_, channels, frames, height, width] = graph.input;
-            let name = format!("{name} {channels}->{} {frames}x{height}x{width} {}", graph.out_channels, graph.dtype);
+            let name = format!(
+                "{name} {channels}->{} {frames}x{height}x{width} {}",
+                graph.out_channels, graph.dtype
+            );
             self.convolutions.push((name, graph));
         }
     }
