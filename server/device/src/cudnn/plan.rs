@@ -20,7 +20,7 @@ const WORKSPACE_ALIGNMENT_BYTES: u64 = 256;
 /// An engine that is ready to execute. It moves between threads, and serves one at a time.
 #[derive(Debug)]
 pub struct Plan {
-    plan: Descriptor,
+    descriptor: Descriptor,
     engine: Engine,
     workspace_bytes: usize,
     /// cuDNN does not promise that a plan may be used by two threads at once (PyTorch keeps one for each thread).
@@ -37,10 +37,10 @@ pub struct Workspace {
 }
 
 impl Plan {
-    pub(super) fn new(plan: Descriptor, engine: Engine) -> Result<Self> {
+    pub(super) fn new(descriptor: Descriptor, engine: Engine) -> Result<Self> {
         let workspace_bytes =
-            usize::try_from(plan.i64(attribute::EXECUTION_PLAN_WORKSPACE_SIZE)?).unwrap_or(0);
-        Ok(Self { plan, engine, workspace_bytes, not_sync: PhantomData })
+            usize::try_from(descriptor.i64(attribute::EXECUTION_PLAN_WORKSPACE_SIZE)?).unwrap_or(0);
+        Ok(Self { descriptor, engine, workspace_bytes, not_sync: PhantomData })
     }
 
     /// What it is a plan of.
@@ -93,7 +93,7 @@ impl Plan {
         let pack = pack.finalize()?;
         let execute = handle.library().functions().execute;
         // SAFETY: all three are alive and final; the memory is the caller's promise.
-        let status = unsafe { execute(handle.raw(), self.plan.raw(), pack.raw()) };
+        let status = unsafe { execute(handle.raw(), self.descriptor.raw(), pack.raw()) };
         handle.library().check("cudnnBackendExecute", self.engine.graph_name(), status)
     }
 
@@ -103,7 +103,7 @@ impl Plan {
             let given: Vec<u64> =
                 addresses.iter().filter(|(given, _)| given == id).map(|(_, at)| *at).collect();
             match given[..] {
-                [address] if address != 0 && address % ALIGNMENT_BYTES == 0 => {}
+                [address] if address != 0 && address.is_multiple_of(ALIGNMENT_BYTES) => {}
                 [address] => {
                     return shape(format!(
                         "{name}: expected a multiple of {ALIGNMENT_BYTES}, found {address:#x}"
@@ -115,7 +115,9 @@ impl Plan {
         if addresses.len() != self.operands().len() {
             return shape(format!("expected {} operands, found {}", self.operands().len(), addresses.len()));
         }
-        if workspace.bytes < self.workspace_bytes || workspace.address % WORKSPACE_ALIGNMENT_BYTES != 0 {
+        if workspace.bytes < self.workspace_bytes
+            || !workspace.address.is_multiple_of(WORKSPACE_ALIGNMENT_BYTES)
+        {
             let (needed, found) = (self.workspace_bytes, workspace.bytes);
             return shape(format!(
                 "workspace: expected {needed} bytes at a multiple of {WORKSPACE_ALIGNMENT_BYTES}, found {found} at {:#x}",
@@ -163,16 +165,19 @@ pub fn fastest_plan(
 ) -> Result<Plan> {
     let mut failure = None;
     let mut fastest: Option<(Duration, Plan)> = None;
-    let plans = engines.into_iter().map(|engine| ready(engine, target, workspace_limit_bytes));
-    let mut left = candidates;
-    for plan in plans {
-        let plan = match plan {
+    let mut timed = 0;
+    for engine in engines {
+        if timed == candidates {
+            break;
+        }
+        let plan = match ready(engine, target, workspace_limit_bytes) {
             Ok(plan) => plan,
             Err(error) => {
                 failure = Some(error);
                 continue;
             }
         };
+        timed += 1;
         match time(&plan) {
             Ok(duration) if fastest.as_ref().is_none_or(|(least, _)| duration < *least) => {
                 fastest = Some((duration, plan));
@@ -180,10 +185,6 @@ pub fn fastest_plan(
             Ok(_) => {}
             Err(error @ Error::Call { .. }) => failure = Some(error),
             Err(error) => return Err(error),
-        }
-        left = left.saturating_sub(1);
-        if left == 0 {
-            break;
         }
     }
     fastest.map(|(_, plan)| plan).ok_or_else(|| failure.unwrap_or_else(no_engine))
@@ -193,7 +194,10 @@ fn ready(engine: Engine, target: &Target<'_>, workspace_limit_bytes: usize) -> R
     let plan = engine.plan(target)?;
     if plan.workspace_bytes > workspace_limit_bytes {
         let needed = plan.workspace_bytes;
-        let message = format!("engine {} needs {needed} bytes of workspace", plan.engine.number());
+        let message = format!(
+            "engine {} needs {needed} bytes of workspace, {workspace_limit_bytes} are allowed",
+            plan.engine.number()
+        );
         return Err(Error::Call { call: "cuDNN", message });
     }
     Ok(plan)

@@ -1,12 +1,11 @@
 //! Finding cuDNN, or not.
 
 use std::path::Path;
-use std::process::Command;
 
 use device::Error;
 use device::cudnn::{Library, TargetDescription};
 
-use super::cudnn;
+use super::{cudnn, fake};
 
 #[test]
 fn a_missing_library_is_told_by_its_path() {
@@ -15,39 +14,13 @@ fn a_missing_library_is_told_by_its_path() {
     assert!(error.to_string().starts_with("cuDNN (/nowhere/libcudnn.so.9): "), "{error}");
 }
 
-/// A library with cuDNN's names that says it is this version.
-fn fake(version: u32) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let source = folder.path().join("cudnn.c");
-    let mut text = format!("unsigned long cudnnGetVersion(void) {{ return {version}; }}\n");
-    for name in [
-        "cudnnGetLastErrorString",
-        "cudnnCreate",
-        "cudnnDestroy",
-        "cudnnSetStream",
-        "cudnnBackendCreateDescriptor",
-        "cudnnBackendDestroyDescriptor",
-        "cudnnBackendFinalize",
-        "cudnnBackendSetAttribute",
-        "cudnnBackendGetAttribute",
-        "cudnnBackendExecute",
-    ] {
-        text.push_str(&format!("int {name}(void) {{ return 4000; }}\n"));
-    }
-    std::fs::write(&source, text).unwrap();
-    let output = folder.path().join("libcudnn.so.9");
-    let status =
-        Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&output, &source]).status().unwrap();
-    assert!(status.success());
-    folder
-}
-
 #[test]
 fn an_older_version_is_refused() {
-    let folder = fake(91_500);
-    let error = Library::open(Some(folder.path())).unwrap_err().to_string();
-    assert!(error.ends_with("expected 9.15.1 or newer, found 9.15.0"), "{error}");
-    let folder = fake(91_501);
+    let folder = fake::compile(&["VERSION=91500"]);
+    let error = Library::open(Some(folder.path())).unwrap_err();
+    assert!(matches!(error, Error::Unavailable(_)));
+    assert!(error.to_string().ends_with("expected 9.15.1 or newer, found 9.15.0"), "{error}");
+    let folder = fake::compile(&["VERSION=91501"]);
     assert_eq!(Library::open(Some(folder.path())).unwrap().version_text(), "9.15.1");
 }
 

@@ -1,10 +1,13 @@
 //! cuDNN's graphs for the model's real shapes, planned for GPUs that are only described.
 //!
-//! Needs cuDNN but no GPU: in the folder that `COGVIDEOX_CUDNN_LIB_DIR` names, or where the dynamic linker looks
-//! (`server/device/toolkit.sh all` brings it). Without it, and without the variable, the tests say so and end.
+//! The tests with described GPUs need cuDNN, in the folder that `COGVIDEOX_CUDNN_LIB_DIR` names, or where the dynamic linker looks
+//! (`server/device/toolkit.sh all` brings it). Without it, and without the variable, the tests say so and end. How plans are executed
+//! is tested with a stand-in for cuDNN.
 
 mod attention;
 mod convolution;
+mod execution;
+mod fake;
 mod gpus;
 mod library;
 mod plans;
@@ -37,7 +40,7 @@ fn cudnn() -> Option<Library> {
 fn for_each_gpu(check: impl Fn(&Gpu, &Target<'_>)) {
     let Some(library) = cudnn() else { return };
     for gpu in GPUS {
-        let description = TargetDescription::from_json(&library, &gpu.json()).unwrap();
+        let description = TargetDescription::from_json(&library, &gpu.json()).expect(gpu.arch);
         check(gpu, &Target::Described(&description));
     }
 }

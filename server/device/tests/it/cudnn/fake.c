@@ -1,0 +1,134 @@
+/* A stand-in for cuDNN that plans anything and computes nothing. It checks what it is given as far as a test needs, and
+ * an execution fails with a message that tells everything that it was given. Numbers are of cudnn_graph_v9.h. */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { EXECUTION_PLAN = 5, VARIANT_PACK = 16, OPERATION_SDPA_FWD = 41 };
+enum { TYPE_BOOLEAN = 2, TYPE_INT64 = 3, TYPE_VOID_PTR = 6, TYPE_BACKEND_DESCRIPTOR = 15, TYPE_CHAR = 24 };
+
+struct attribute {
+    uint32_t name;
+    int64_t count;
+    char values[128];
+};
+
+struct descriptor {
+    uint32_t kind;
+    int64_t number; /* of an engine */
+    int attributes;
+    struct attribute attribute[16];
+};
+
+struct handle {
+    void *stream;
+};
+
+static _Thread_local char message[4096];
+
+size_t cudnnGetVersion(void) { return VERSION; }
+
+void cudnnGetLastErrorString(char *text, size_t size) { snprintf(text, size, "%s", message); }
+
+uint32_t cudnnCreate(struct handle **handle) {
+    *handle = calloc(1, sizeof **handle);
+    return 0;
+}
+
+uint32_t cudnnDestroy(struct handle *handle) {
+    free(handle);
+    return 0;
+}
+
+uint32_t cudnnSetStream(struct handle *handle, void *stream) {
+    handle->stream = stream;
+    return 0;
+}
+
+uint32_t cudnnBackendCreateDescriptor(uint32_t kind, struct descriptor **descriptor) {
+#ifdef WITHOUT_SDPA
+    if (kind == OPERATION_SDPA_FWD) return 4003;
+#endif
+    *descriptor = calloc(1, sizeof **descriptor);
+    (*descriptor)->kind = kind;
+    return 0;
+}
+
+uint32_t cudnnBackendDestroyDescriptor(struct descriptor *descriptor) {
+    free(descriptor);
+    return 0;
+}
+
+uint32_t cudnnBackendFinalize(struct descriptor *descriptor) { return descriptor ? 0 : 2002; }
+
+uint32_t cudnnBackendSetAttribute(struct descriptor *descriptor, uint32_t name, uint32_t type, int64_t count,
+                                  const void *values) {
+    size_t size = type == TYPE_CHAR || type == TYPE_BOOLEAN ? 1
+        : type == 0 || type == TYPE_INT64 || type == TYPE_VOID_PTR || type == TYPE_BACKEND_DESCRIPTOR ? 8 : 4;
+    if (descriptor->attributes == 16 || size * count > sizeof descriptor->attribute[0].values) return 2006;
+    struct attribute *attribute = &descriptor->attribute[descriptor->attributes++];
+    attribute->name = name;
+    attribute->count = count;
+    memcpy(attribute->values, values, size * count);
+    return 0;
+}
+
+static struct attribute *find(struct descriptor *descriptor, uint32_t name) {
+    for (int i = 0; i < descriptor->attributes; i++)
+        if (descriptor->attribute[i].name == name) return &descriptor->attribute[i];
+    snprintf(message, sizeof message, "no attribute %u", name);
+    return NULL;
+}
+
+uint32_t cudnnBackendGetAttribute(struct descriptor *descriptor, uint32_t name, uint32_t type, int64_t room,
+                                  int64_t *count, void *values) {
+    (void)type;
+    struct descriptor **descriptors = values;
+    switch (name) {
+    case 202: /* ENGINEHEUR_RESULTS */
+        *count = 2;
+        for (int i = 0; i < room; i++) descriptors[i]->number = i;
+        return 0;
+    case 300: /* ENGINECFG_ENGINE */
+        *count = 1;
+        descriptors[0]->number = descriptor->number;
+        return 0;
+    case 402: /* EXECUTION_PLAN_WORKSPACE_SIZE */
+        *count = 1;
+        *(int64_t *)values = 512;
+        return 0;
+    case 1301: /* ENGINE_GLOBAL_INDEX */
+        *count = 1;
+        *(int64_t *)values = descriptor->number;
+        return 0;
+    default: /* notes: none */
+        *count = 0;
+        return 0;
+    }
+}
+
+uint32_t cudnnBackendExecute(struct handle *handle, struct descriptor *plan, struct descriptor *pack) {
+    struct attribute *planned_for = find(plan, 400), *config = find(plan, 401);
+    struct attribute *ids = find(pack, 1000), *pointers = find(pack, 1001), *workspace = find(pack, 1003);
+    if (!planned_for || !config || !ids || !pointers || !workspace) return 2000;
+    if (plan->kind != EXECUTION_PLAN || pack->kind != VARIANT_PACK || ids->count != pointers->count ||
+        *(struct handle **)planned_for->values != handle) {
+        snprintf(message, sizeof message, "wrong plan, pack or handle");
+        return 2012;
+    }
+    char *to = message, *end = message + sizeof message;
+    to += snprintf(to, end - to, "stream %p, engine %d", handle->stream,
+                   (int)(*(struct descriptor **)config->values)->number);
+    for (int i = 0; i < ids->count; i++) {
+        int64_t id = ((int64_t *)ids->values)[i];
+        void *pointer = ((void **)pointers->values)[i];
+        /* The fifth of attention's tensors is a number on the host. */
+        if (id == 5) to += snprintf(to, end - to, ", 5 -> %g", *(float *)pointer);
+        else to += snprintf(to, end - to, ", %d at %p", (int)id, pointer);
+    }
+    snprintf(to, end - to, ", workspace %p", *(void **)workspace->values);
+    return handle->stream ? 5001 : 0;
+}
