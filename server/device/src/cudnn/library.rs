@@ -32,7 +32,7 @@ impl Library {
         let path = folder.map_or_else(|| OsString::from(FILE_NAME), |folder| folder.join(FILE_NAME).into());
         let unavailable =
             |message: String| Error::Unavailable(format!("cuDNN ({}): {message}", path.display()));
-        let functions = load(&path).map_err(|error| unavailable(error.to_string()))?;
+        let functions = load(&path).map_err(|error| unavailable(loading_error(&error)))?;
         let library = Self(Arc::new(functions));
         let version = library.version();
         if version < LEAST_VERSION {
@@ -90,6 +90,11 @@ fn load(path: &OsString) -> std::result::Result<Functions, libloading::Error> {
         std::mem::forget(library);
         functions
     }
+}
+
+/// With the dynamic linker's own words, which are behind the error.
+fn loading_error(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 /// `major * 10000 + minor * 100 + patch` (`cudnn_version.h`, since 9.0), for people.

@@ -11,7 +11,9 @@ use super::{cudnn, fake};
 fn a_missing_library_is_told_by_its_path() {
     let error = Library::open(Some(Path::new("/nowhere"))).unwrap_err();
     assert!(matches!(error, Error::Unavailable(_)));
-    assert!(error.to_string().starts_with("cuDNN (/nowhere/libcudnn.so.9): "), "{error}");
+    let text = error.to_string();
+    assert!(text.starts_with("cuDNN (/nowhere/libcudnn.so.9): "), "{text}");
+    assert!(text.contains("cannot open shared object file"), "{text}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ fn graph() -> ConvGraph {
 
 /// The numbers of the first engines that become plans, with duplicates: knobs differ.
 fn numbers(target: &Target<'_>) -> Vec<i64> {
-    let engines = graph().engines(target).unwrap().into_iter();
+    let engines = graph().engines(target).expect("engines").into_iter();
     engines.filter_map(|engine| engine.plan(target).ok()).map(|plan| plan.engine().number()).take(4).collect()
 }
 
