@@ -81,10 +81,9 @@ impl ConvGraph {
     }
 
     fn excluded(&self) -> Notes {
-        let always = Notes::NONDETERMINISTIC.union(Notes::ROUNDED_SUMS).union(Notes::ROUNDED_INPUTS);
         match self.dtype {
-            Dtype::F32 => always.union(Notes::TENSOR_CORES),
-            _ => always,
+            Dtype::F32 => Notes::UNWANTED.union(Notes::TENSOR_CORES),
+            _ => Notes::UNWANTED,
         }
     }
 

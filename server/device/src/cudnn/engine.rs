@@ -22,6 +22,9 @@ impl Notes {
     pub const ROUNDED_SUMS: Self = Self(1 << sys::NOTE_REDUCED_PRECISION_REDUCTION);
     /// Two runs may differ.
     pub const NONDETERMINISTIC: Self = Self(1 << sys::NOTE_NONDETERMINISTIC);
+    /// What no engine here may do: results are f32 sums over the operands as they are, and the same each time.
+    pub(super) const UNWANTED: Self =
+        Self::ROUNDED_INPUTS.union(Self::ROUNDED_SUMS).union(Self::NONDETERMINISTIC);
     /// Its kernel is compiled when the plan is made, which takes up to seconds.
     pub const COMPILED_AT_RUN_TIME: Self = Self(1 << (BEHAVIOR_SHIFT + sys::NOTE_RUNTIME_COMPILATION));
 

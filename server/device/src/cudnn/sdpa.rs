@@ -194,5 +194,5 @@ impl SdpaGraph {
 
 /// There is no fallback search for attention: it finds nothing in any version.
 fn propose(graph: &Graph, target: &Target<'_>) -> Result<Vec<Engine>> {
-    graph.engines(target, Search::Proposed, Notes::NONDETERMINISTIC.union(Notes::ROUNDED_SUMS))
+    graph.engines(target, Search::Proposed, Notes::UNWANTED)
 }

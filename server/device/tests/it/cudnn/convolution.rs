@@ -13,12 +13,6 @@ fn check(coder: &str, walks: &[Walk]) {
             let what = format!("{coder} {name}");
             let engines =
                 graph.engines(target).unwrap_or_else(|error| panic!("{}: {what}: {error}", gpu.arch));
-            let unwanted = Notes::NONDETERMINISTIC.union(Notes::ROUNDED_SUMS).union(Notes::ROUNDED_INPUTS);
-            assert!(
-                engines.iter().all(|engine| !engine.notes().intersects(unwanted)),
-                "{}: {what}",
-                gpu.arch
-            );
             Row::new(engines, target, &format!("{}: {what}", gpu.arch)).print(gpu, &what);
         }
     });

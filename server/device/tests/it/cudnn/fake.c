@@ -7,11 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { EXECUTION_PLAN = 5, VARIANT_PACK = 16, OPERATION_SDPA_FWD = 41 };
-enum { TYPE_BOOLEAN = 2, TYPE_INT64 = 3, TYPE_VOID_PTR = 6, TYPE_BACKEND_DESCRIPTOR = 15, TYPE_CHAR = 24 };
+enum { EXECUTION_PLAN = 5, VARIANT_PACK = 16, TENSOR = 17, OPERATION_SDPA_FWD = 41 };
+enum { TYPE_BOOLEAN = 2, TYPE_INT64 = 3, TYPE_FLOAT = 4, TYPE_VOID_PTR = 6, TYPE_BACKEND_DESCRIPTOR = 15, TYPE_CHAR = 24 };
 
 struct attribute {
-    uint32_t name;
+    uint32_t name, type;
     int64_t count;
     char values[128];
 };
@@ -19,6 +19,7 @@ struct attribute {
 struct descriptor {
     uint32_t kind;
     int64_t number; /* of an engine */
+    struct descriptor *graph; /* of an engine's configuration */
     int attributes;
     struct attribute attribute[16];
 };
@@ -71,6 +72,7 @@ uint32_t cudnnBackendSetAttribute(struct descriptor *descriptor, uint32_t name, 
     if (descriptor->attributes == 16 || size * count > sizeof descriptor->attribute[0].values) return 2006;
     struct attribute *attribute = &descriptor->attribute[descriptor->attributes++];
     attribute->name = name;
+    attribute->type = type;
     attribute->count = count;
     memcpy(attribute->values, values, size * count);
     return 0;
@@ -90,7 +92,10 @@ uint32_t cudnnBackendGetAttribute(struct descriptor *descriptor, uint32_t name, 
     switch (name) {
     case 202: /* ENGINEHEUR_RESULTS */
         *count = 2;
-        for (int i = 0; i < room; i++) descriptors[i]->number = i;
+        for (int i = 0; i < room; i++) {
+            descriptors[i]->number = i;
+            descriptors[i]->graph = *(struct descriptor **)find(descriptor, 201)->values;
+        }
         return 0;
     case 300: /* ENGINECFG_ENGINE */
         *count = 1;
@@ -104,10 +109,41 @@ uint32_t cudnnBackendGetAttribute(struct descriptor *descriptor, uint32_t name, 
         *count = 1;
         *(int64_t *)values = descriptor->number;
         return 0;
+#ifdef NOTE /* of the second engine */
+    case 1303: /* ENGINE_NUMERICAL_NOTE */
+        *count = descriptor->number == 1 ? 1 : 0;
+        if (*count) *(uint32_t *)values = NOTE;
+        return 0;
+#endif
     default: /* notes: none */
         *count = 0;
         return 0;
     }
+}
+
+static _Thread_local char *to, *end;
+
+#define TELL(...) (to += snprintf(to, end - to, __VA_ARGS__))
+
+/* Attributes in the order in which they were set: a tensor is its id. */
+static void tell(struct descriptor *descriptor) {
+    if (descriptor->kind == TENSOR) {
+        TELL("#%d", (int)*(int64_t *)find(descriptor, 906)->values);
+        return;
+    }
+    TELL("%u{", descriptor->kind);
+    for (int i = 0; i < descriptor->attributes; i++) {
+        struct attribute *attribute = &descriptor->attribute[i];
+        TELL(i ? " %u=" : "%u=", attribute->name);
+        for (int j = 0; j < attribute->count; j++) {
+            if (j) TELL(",");
+            if (attribute->type == TYPE_BACKEND_DESCRIPTOR) tell(((struct descriptor **)attribute->values)[j]);
+            else if (attribute->type == TYPE_INT64) TELL("%d", (int)((int64_t *)attribute->values)[j]);
+            else if (attribute->type == TYPE_FLOAT) TELL("%g", ((float *)attribute->values)[j]);
+            else TELL("%d", ((int32_t *)attribute->values)[j]);
+        }
+    }
+    TELL("}");
 }
 
 uint32_t cudnnBackendExecute(struct handle *handle, struct descriptor *plan, struct descriptor *pack) {
@@ -119,16 +155,22 @@ uint32_t cudnnBackendExecute(struct handle *handle, struct descriptor *plan, str
         snprintf(message, sizeof message, "wrong plan, pack or handle");
         return 2012;
     }
-    char *to = message, *end = message + sizeof message;
-    to += snprintf(to, end - to, "stream %p, engine %d", handle->stream,
-                   (int)(*(struct descriptor **)config->values)->number);
+    struct descriptor *engine = *(struct descriptor **)config->values;
+    to = message;
+    end = message + sizeof message;
+    TELL("stream %p, engine %d", handle->stream, (int)engine->number);
     for (int i = 0; i < ids->count; i++) {
         int64_t id = ((int64_t *)ids->values)[i];
         void *pointer = ((void **)pointers->values)[i];
         /* The fifth of attention's tensors is a number on the host. */
-        if (id == 5) to += snprintf(to, end - to, ", 5 -> %g", *(float *)pointer);
-        else to += snprintf(to, end - to, ", %d at %p", (int)id, pointer);
+        if (id == 5) TELL(", 5 -> %g", *(float *)pointer);
+        else TELL(", %d at %p", (int)id, pointer);
     }
-    snprintf(to, end - to, ", workspace %p", *(void **)workspace->values);
+    TELL(", workspace %p", *(void **)workspace->values);
+    struct attribute *operations = find(engine->graph, 801);
+    for (int i = 0; i < operations->count; i++) {
+        TELL(" | ");
+        tell(((struct descriptor **)operations->values)[i]);
+    }
     return handle->stream ? 5001 : 0;
 }
