@@ -79,7 +79,7 @@ fn cudnn_is_given_every_address_the_scale_and_the_workspace() {
     let handle = handle(&library(&[]), 0x70);
     let (told, operations) = execute_graph(&plan(&handle), &handle, &ADDRESSES);
     // Q, K, V, O and the scale.
-    assert_eq!(operations, ["41{2800=#1 2801=#2 2802=#3 2803=#4 2805=#5}"]);
+    assert_eq!(operations, ["41{2800=#1 2801=#2 2802=#3 2803=#4 2805=#5!}"]);
     assert_eq!(
         told,
         "cudnnBackendExecute: sdpa: status 5001: stream 0x70, engine 0, 1 at 0x1000, 2 at 0x1080, 3 at 0x1100, \
@@ -105,9 +105,9 @@ fn a_convolution_is_given_its_four_tensors() {
     let expected = [
         // A convolution with its filter's properties: spatial dimensions, f32 sums, cross-correlation, paddings before
         // and behind, strides, dilations; X, W, Y; alpha, beta.
-        "10{702=1{106=3 100=0 101=1 105=0,1,1 104=2,3,4 103=1,2,3 102=1,1,1} 704=#1 703=#2 705=#100 700=1 701=0}",
+        "10{702=1{106=3 100=0 101=1 105=0,1,1 104=2,3,4 103=1,2,3 102=1,1,1} 704=#1 703=#2 705=#100~ 700=1 701=0}",
         // An addition in f32: X, B, Y.
-        "13{750=0{0=0 1=0} 751=#100 752=#4 753=#3}",
+        "13{750=0{0=0 1=0} 751=#100~ 752=#4 753=#3}",
     ];
     assert_eq!(operations, expected);
     assert!(told.ends_with("3 at 0x3000, 1 at 0x1000, 2 at 0x2000, 4 at 0x4000, workspace 0xa000"), "{told}");
@@ -141,16 +141,16 @@ fn without_attention_as_one_operation_there_are_nine() {
     assert_eq!(plan.engine().graph_name(), "composite sdpa");
     let (told, operations) = execute_graph(&plan, &handle, &ADDRESSES);
     let expected = [
-        "19{1523=18{1500=0} 1520=#1 1521=#2 1522=#100}",  // products
-        "13{750=0{0=1 1=0} 751=#100 752=#5 753=#101}",    // by the scale
-        "22{1612=21{1600=3 1601=0} 1610=#101 1611=#102}", // their largest
-        "13{750=0{0=9 1=0} 751=#101 752=#102 753=#103}",  // less that
-        "13{750=0{0=13 1=0} 751=#103 753=#104}",          // exponentials
-        "22{1612=21{1600=0 1601=0} 1610=#104 1611=#105}", // their sum
-        "13{750=0{0=15 1=0} 751=#105 753=#106}",          // its logarithm
-        "13{750=0{0=0 1=0} 751=#102 752=#106 753=#107}",  // and the largest
-        "13{750=0{0=6 1=0} 751=#104 752=#105 753=#108}",  // exponentials by sum
-        "19{1523=18{1500=0} 1520=#108 1521=#3 1522=#4}",  // values, weighted
+        "19{1523=18{1500=0} 1520=#1 1521=#2 1522=#100~}",   // products
+        "13{750=0{0=1 1=0} 751=#100~ 752=#5! 753=#101~}",   // by the scale
+        "22{1612=21{1600=3 1601=0} 1610=#101~ 1611=#102~}", // their largest
+        "13{750=0{0=9 1=0} 751=#101~ 752=#102~ 753=#103~}", // less that
+        "13{750=0{0=13 1=0} 751=#103~ 753=#104~}",          // exponentials
+        "22{1612=21{1600=0 1601=0} 1610=#104~ 1611=#105~}", // their sum
+        "13{750=0{0=15 1=0} 751=#105~ 753=#106~}",          // its logarithm
+        "13{750=0{0=0 1=0} 751=#102~ 752=#106~ 753=#107~}", // and the largest
+        "13{750=0{0=6 1=0} 751=#104~ 752=#105~ 753=#108~}", // exponentials by sum
+        "19{1523=18{1500=0} 1520=#108~ 1521=#3 1522=#4}",   // values, weighted
     ];
     assert_eq!(operations, expected);
     assert!(told.ends_with("4 at 0x4000, 5 -> 0.125, workspace 0xa000"), "{told}");

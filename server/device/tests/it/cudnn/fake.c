@@ -125,10 +125,14 @@ static _Thread_local char *to, *end;
 
 #define TELL(...) (to += snprintf(to, end - to, __VA_ARGS__))
 
-/* Attributes in the order in which they were set: a tensor is its id. */
+/* Attributes in the order in which they were set: a tensor is its id, ~ if it is virtual and ! if it is
+ * a value on the host. */
 static void tell(struct descriptor *descriptor) {
     if (descriptor->kind == TENSOR) {
+        struct attribute *virtual = find(descriptor, 907), *by_value = find(descriptor, 908);
         TELL("#%d", (int)*(int64_t *)find(descriptor, 906)->values);
+        if (virtual && *virtual->values) TELL("~");
+        if (by_value && *by_value->values) TELL("!");
         return;
     }
     TELL("%u{", descriptor->kind);
