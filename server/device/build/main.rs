@@ -1,4 +1,5 @@
 //! Compiles the kernels in `kernels/`: for the emulator as C++, for a GPU by nvcc.
+#![expect(clippy::print_stdout, reason = "cargo reads what a build script prints")]
 
 #[cfg(feature = "emulator")]
 mod emulator;
@@ -15,7 +16,9 @@ fn main() -> std::process::ExitCode {
     match build() {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("error: {message}");
+            for line in message.lines() {
+                println!("cargo::error={line}");
+            }
             std::process::ExitCode::FAILURE
         }
     }

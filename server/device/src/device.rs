@@ -145,9 +145,10 @@ impl Device {
     /// What the driver says.
     pub fn memory(&self) -> Result<(usize, usize)> {
         let (free, total) = self.backend().memory()?;
-        let allowed = self.account().limit_bytes().map_or(usize::MAX, |limit| {
-            limit.saturating_sub(self.usage().used_bytes)
-        });
+        let allowed = self
+            .account()
+            .limit_bytes()
+            .map_or(usize::MAX, |limit| limit.saturating_sub(self.usage().used_bytes));
         Ok((free.min(allowed), total))
     }
 

@@ -65,7 +65,9 @@ impl Event {
     /// [`crate::Error::Lost`] if the device faulted.
     pub fn milliseconds_to(&self, end: &Self) -> Result<f64> {
         match (&self.0, &end.0) {
-            (Kind::Host(start), Kind::Host(end)) => Ok(end.saturating_duration_since(*start).as_secs_f64() * 1e3),
+            (Kind::Host(start), Kind::Host(end)) => {
+                Ok(end.saturating_duration_since(*start).as_secs_f64() * 1e3)
+            }
             #[cfg(feature = "cuda")]
             (Kind::Cuda(start), Kind::Cuda(end)) => {
                 end.synchronize()?;

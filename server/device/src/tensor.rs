@@ -23,7 +23,12 @@ impl Tensor {
     /// [`Error::OutOfMemory`].
     pub fn empty(device: &Device, dims: &[usize], dtype: Dtype) -> Result<Self> {
         let bytes = dims.iter().product::<usize>() * dtype.bytes();
-        Ok(Self { buffer: Arc::new(Buffer::new(device, bytes)?), offset_bytes: 0, dims: dims.to_vec(), dtype })
+        Ok(Self {
+            buffer: Arc::new(Buffer::new(device, bytes)?),
+            offset_bytes: 0,
+            dims: dims.to_vec(),
+            dtype,
+        })
     }
 
     /// All bytes 0, which is 0 in every dtype.
@@ -81,7 +86,8 @@ impl Tensor {
     /// [`Error::Shape`] for another number of bytes.
     pub fn upload(&self, bytes: &[u8]) -> Result<()> {
         if bytes.len() != self.bytes() {
-            let message = format!("expected {} bytes for {:?}, found {}", self.bytes(), self.dims, bytes.len());
+            let message =
+                format!("expected {} bytes for {:?}, found {}", self.bytes(), self.dims, bytes.len());
             return Err(Error::shape("upload", message));
         }
         if bytes.is_empty() { Ok(()) } else { self.device().backend().upload(self.address(), bytes) }
@@ -127,7 +133,11 @@ impl Tensor {
     /// # Errors
     /// What the driver says.
     pub fn fill_bytes(&self, value: u8) -> Result<()> {
-        if self.is_empty() { Ok(()) } else { self.device().backend().fill(self.address(), value, self.bytes()) }
+        if self.is_empty() {
+            Ok(())
+        } else {
+            self.device().backend().fill(self.address(), value, self.bytes())
+        }
     }
 
     /// Overwrites all elements by those of another tensor on this device.
@@ -137,10 +147,17 @@ impl Tensor {
     pub fn copy_from(&self, other: &Self) -> Result<()> {
         self.device().expect_same("copy_from", other.device())?;
         if (self.len(), self.dtype) != (other.len(), other.dtype) {
-            let message = format!("expected {} of {:?}, found {} of {:?}", self.dtype, self.dims, other.dtype, other.dims);
+            let message = format!(
+                "expected {} of {:?}, found {} of {:?}",
+                self.dtype, self.dims, other.dtype, other.dims
+            );
             return Err(Error::shape("copy_from", message));
         }
-        if self.is_empty() { Ok(()) } else { self.device().backend().copy(self.address(), other.address(), self.bytes()) }
+        if self.is_empty() {
+            Ok(())
+        } else {
+            self.device().backend().copy(self.address(), other.address(), self.bytes())
+        }
     }
 
     /// Sizes, the slowest dimension first.
@@ -219,8 +236,11 @@ impl Tensor {
     /// [`Error::Shape`] beyond the end, or where elements would not be aligned.
     pub fn view(&self, offset_bytes: usize, dims: &[usize], dtype: Dtype) -> Result<Self> {
         let bytes = dims.iter().product::<usize>() * dtype.bytes();
-        if offset_bytes + bytes > self.bytes() || !(self.offset_bytes + offset_bytes).is_multiple_of(dtype.bytes()) {
-            let message = format!("bytes {offset_bytes} to {} of {} as {dtype}", offset_bytes + bytes, self.bytes());
+        if offset_bytes + bytes > self.bytes()
+            || !(self.offset_bytes + offset_bytes).is_multiple_of(dtype.bytes())
+        {
+            let message =
+                format!("bytes {offset_bytes} to {} of {} as {dtype}", offset_bytes + bytes, self.bytes());
             return Err(Error::shape("view", message));
         }
         let offset_bytes = self.offset_bytes + offset_bytes;

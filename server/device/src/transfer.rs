@@ -78,7 +78,10 @@ impl Pinned {
     fn range(&self, offset_bytes: usize, bytes: usize) -> Result<Range<usize>> {
         let end = offset_bytes.saturating_add(bytes);
         if end > self.bytes {
-            return Err(Error::shape("pinned memory", format!("bytes {offset_bytes} to {end} of {}", self.bytes)));
+            return Err(Error::shape(
+                "pinned memory",
+                format!("bytes {offset_bytes} to {end} of {}", self.bytes),
+            ));
         }
         Ok(offset_bytes..end)
     }
@@ -141,7 +144,9 @@ impl CopyStream {
     /// What the driver says.
     pub fn wait_for_device(&self, event: &Event) -> Result<()> {
         #[cfg(feature = "cuda")]
-        if let (Some(cuda), Some(stream), Some(event)) = (self.device.as_cuda(), &self.stream, event.as_cuda()) {
+        if let (Some(cuda), Some(stream), Some(event)) =
+            (self.device.as_cuda(), &self.stream, event.as_cuda())
+        {
             return cuda.wait(stream.raw(), event);
         }
         let _ = event;

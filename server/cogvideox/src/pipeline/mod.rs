@@ -5,6 +5,7 @@
 //! callback. Relies on every other module of this crate; must not know threads, files to serve or jobs.
 
 mod checkpoint;
+mod components;
 mod denoise;
 mod event;
 mod fingerprint;
@@ -20,6 +21,7 @@ use std::sync::OnceLock;
 use candle_core::{DType, Device, Tensor};
 
 pub use self::checkpoint::Checkpoint;
+pub(crate) use self::components::{Autoencoder, Components};
 use self::denoise::Conditioning;
 pub use self::event::Event;
 pub use self::preview::Preview;
@@ -70,13 +72,6 @@ struct Run<'a> {
     tiling: Option<Tiling>,
 }
 
-/// The parts that hold weights.
-pub(crate) struct Components {
-    pub(crate) text_encoder: T5EncoderModel,
-    pub(crate) transformer: CogVideoXTransformer3DModel,
-    pub(crate) vae: AutoencoderKlCogVideoX,
-}
-
 /// The caller's callback, whose `Break` ends the run.
 type OnEvent<'a> = dyn FnMut(Event<'_>) -> ControlFlow<()> + 'a;
 
@@ -103,9 +98,13 @@ impl CogVideoXPipeline {
             ));
         }
         let components = Components {
-            text_encoder: T5EncoderModel::load(&dir.join("text_encoder"), dtype, device)?,
-            transformer: CogVideoXTransformer3DModel::load(&dir.join("transformer"), dtype, device)?,
-            vae: AutoencoderKlCogVideoX::load(&dir.join("vae"), dtype, device)?,
+            text_encoder: Box::new(T5EncoderModel::load(&dir.join("text_encoder"), dtype, device)?),
+            transformer: Box::new(CogVideoXTransformer3DModel::load(
+                &dir.join("transformer"),
+                dtype,
+                device,
+            )?),
+            vae: Box::new(AutoencoderKlCogVideoX::load(&dir.join("vae"), dtype, device)?),
         };
         let digests = [
             weights::digest(&dir.join("text_encoder"), TRANSFORMERS_STEM)?,
@@ -282,7 +281,6 @@ impl CogVideoXPipeline {
         let latents = latents.permute((0, 2, 1, 3, 4))?.contiguous()?;
         let latents = postprocess::scaled(&latents, 1.0 / self.components.vae.config().scaling_factor)?;
         let mut check = |fraction| notify(on_event, Event::VaeDecode { fraction });
-        let video = self.components.vae.decode(&latents, tiling, &mut check)?;
-        postprocess::frames(&video)
+        self.components.vae.decode_frames(&latents, tiling, &mut check)
     }
 }

@@ -11,9 +11,9 @@ use std::sync::Mutex;
 
 use cudarc::driver::{DriverError, result, sys};
 
+pub(crate) use self::streams::{CudaEvent, CudaStream, PinnedMemory};
 use crate::device::{Backend, Capability};
 use crate::launch::Launch;
-pub(crate) use self::streams::{CudaEvent, CudaStream, PinnedMemory};
 use crate::{Error, Result};
 
 include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
@@ -61,7 +61,9 @@ fn check<T>(call: &'static str, outcome: std::result::Result<T, DriverError>) ->
 
 fn driver_error(call: &'static str, error: DriverError) -> Error {
     use sys::CUresult as Code;
-    let name = error.error_name().map_or_else(|_| format!("{:?}", error.0), |name| name.to_string_lossy().into_owned());
+    let name = error
+        .error_name()
+        .map_or_else(|_| format!("{:?}", error.0), |name| name.to_string_lossy().into_owned());
     match error.0 {
         // cuda.h: "the process must be terminated and relaunched" (or the GPU needs service).
         Code::CUDA_ERROR_ILLEGAL_ADDRESS
@@ -96,7 +98,9 @@ impl Cuda {
         check("cuDriverGetVersion", unsafe { sys::cuDriverGetVersion(&raw mut version) }.result())?;
         if version < LEAST_DRIVER_VERSION {
             let (major, minor) = (version / 1000, version % 1000 / 10);
-            return Err(unavailable(format!("expected a driver for CUDA 13.0 (580) or newer, found {major}.{minor}")));
+            return Err(unavailable(format!(
+                "expected a driver for CUDA 13.0 (580) or newer, found {major}.{minor}"
+            )));
         }
         let count = check("cuDeviceGetCount", result::device::get_count())?;
         if ordinal >= count.max(0) as usize {
@@ -114,13 +118,16 @@ impl Cuda {
         };
         if capability.major < 8 {
             let Capability { major, minor } = capability;
-            return Err(unavailable(format!("{name}: expected compute capability 8.0 or more, found {major}.{minor}")));
+            return Err(unavailable(format!(
+                "{name}: expected compute capability 8.0 or more, found {major}.{minor}"
+            )));
         }
         // SAFETY: the device was given by the driver; the context is released in `drop`.
         let context = check("cuDevicePrimaryCtxRetain", unsafe { result::primary_ctx::retain(device) })?;
         // SAFETY: just retained.
         check("cuCtxSetCurrent", unsafe { result::ctx::set_current(context) })?;
-        let stream = check("cuStreamCreate", result::stream::create(result::stream::StreamKind::NonBlocking))?;
+        let stream =
+            check("cuStreamCreate", result::stream::create(result::stream::StreamKind::NonBlocking))?;
         // SAFETY: the device was given by the driver.
         let pool = check("cuDeviceGetMemPool", unsafe { result::device::get_mem_pool(device) })?;
         let cuda = Self {
@@ -143,7 +150,9 @@ impl Cuda {
         let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
         let value = (&raw mut threshold).cast::<c_void>();
         // SAFETY: the attribute is a u64.
-        check("cuMemPoolSetAttribute", unsafe { result::mem_pool::set_attribute(self.pool.0, attribute, value) })
+        check("cuMemPoolSetAttribute", unsafe {
+            result::mem_pool::set_attribute(self.pool.0, attribute, value)
+        })
     }
 
     /// Makes this GPU the calling thread's.
@@ -166,13 +175,19 @@ impl Cuda {
         let mut functions = self.functions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut function = match functions.get(launch.kernel) {
             Some(function) => *function,
-            None => Function { handle: Handle(self.find(launch.kernel)?), shared_bytes: DEFAULT_SHARED_BYTES },
+            None => {
+                Function { handle: Handle(self.find(launch.kernel)?), shared_bytes: DEFAULT_SHARED_BYTES }
+            }
         };
         if launch.shared_bytes > function.shared_bytes {
             let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: the function is of a loaded module.
             let outcome = unsafe {
-                result::function::set_function_attribute(function.handle.0, attribute, launch.shared_bytes as i32)
+                result::function::set_function_attribute(
+                    function.handle.0,
+                    attribute,
+                    launch.shared_bytes as i32,
+                )
             };
             check("cuFuncSetAttribute", outcome)?;
             function.shared_bytes = launch.shared_bytes;
@@ -276,7 +291,9 @@ impl Backend for Cuda {
             result::launch_kernel(function, grid, block, launch.shared_bytes, self.stream.0, &mut params)
         };
         outcome.map_err(|error| match driver_error("cuLaunchKernel", error) {
-            Error::Call { call, message } => Error::Call { call, message: format!("{}: {message}", launch.kernel) },
+            Error::Call { call, message } => {
+                Error::Call { call, message: format!("{}: {message}", launch.kernel) }
+            }
             other => other,
         })
     }

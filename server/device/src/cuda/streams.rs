@@ -22,7 +22,8 @@ impl CudaEvent {
     /// Both have been reached.
     pub(crate) fn milliseconds_to(&self, end: &Self) -> Result<f64> {
         // SAFETY: the events live as long as the borrows.
-        check("cuEventElapsedTime", unsafe { result::event::elapsed(self.event.0, end.event.0) }).map(f64::from)
+        check("cuEventElapsedTime", unsafe { result::event::elapsed(self.event.0, end.event.0) })
+            .map(f64::from)
     }
 }
 
@@ -112,7 +113,8 @@ impl Cuda {
 
     pub(crate) fn new_stream(&self) -> Result<CudaStream> {
         self.bind()?;
-        let stream = check("cuStreamCreate", result::stream::create(result::stream::StreamKind::NonBlocking))?;
+        let stream =
+            check("cuStreamCreate", result::stream::create(result::stream::StreamKind::NonBlocking))?;
         Ok(CudaStream { stream: Handle(stream), context: self.context })
     }
 
@@ -121,8 +123,9 @@ impl Cuda {
         self.bind()?;
         // Not write-combined: `Pinned::store` and the loader's threads read and write it by the processor.
         // SAFETY: freed in `drop`.
-        let pointer =
-            check("cuMemHostAlloc", unsafe { result::malloc_host(bytes.max(1), sys::CU_MEMHOSTALLOC_PORTABLE) })?;
+        let pointer = check("cuMemHostAlloc", unsafe {
+            result::malloc_host(bytes.max(1), sys::CU_MEMHOSTALLOC_PORTABLE)
+        })?;
         // SAFETY: just allocated with at least this size.
         unsafe { pointer.cast::<u8>().write_bytes(0, bytes) };
         Ok(PinnedMemory { pointer: Handle(pointer.cast()), bytes })

@@ -38,7 +38,8 @@ impl Outcome {
             let difference = (f64::from(*found) - expected).abs() / scale;
             if difference.is_finite() { difference } else { f64::INFINITY }
         });
-        let error = if found.len() == expected.len() { differences.fold(0.0, f64::max) } else { f64::INFINITY };
+        let error =
+            if found.len() == expected.len() { differences.fold(0.0, f64::max) } else { f64::INFINITY };
         Self { error, bound }
     }
 
@@ -71,10 +72,28 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// The kernels in this binary and how often each has run, where the device can tell.
+/// The emulator's kernels but those that are wrong on purpose, and how often each has run in this process.
 #[cfg(feature = "emulator")]
 pub fn emulated_kernels() -> Vec<(String, u64)> {
-    crate::emulator::kernels()
+    crate::emulator::kernels().into_iter().filter(|(name, _)| !name.starts_with("fault_")).collect()
+}
+
+/// Runs a kernel that is wrong on purpose over 64 ones, and gives what comes out if the emulator lets it pass.
+///
+/// # Errors
+/// The fault that it found.
+#[cfg(feature = "emulator")]
+pub fn emulated_fault(device: &Device, kernel: &'static str) -> Result<Vec<f32>> {
+    use crate::launch::{Global, Launch, kernel_args};
+
+    kernel_args! {
+        struct FaultArgs {
+            x: Global,
+        }
+    }
+    let x = crate::Tensor::from_slice(device, &[64], &[1f32; 64])?;
+    device.launch(&Launch::new(kernel, 1, 64).shared(1024), &FaultArgs { x: x.global() })?;
+    x.to_vec()
 }
 
 /// Half a unit in the last place of a dtype, relative to the largest value.

@@ -3,6 +3,8 @@
 #[cfg(feature = "cuda")]
 mod cudnn;
 #[cfg(feature = "emulator")]
+mod faults;
+#[cfg(feature = "emulator")]
 mod selftest;
 #[cfg(feature = "emulator")]
 mod tensor;

@@ -9,7 +9,8 @@ fn run(reverse: bool) {
         match case.run(&device) {
             Ok(outcome) if outcome.passed() => {}
             Ok(outcome) => {
-                failures.push(format!("{}: error {:.3e}, bound {:.3e}", case.name, outcome.error, outcome.bound));
+                failures
+                    .push(format!("{}: error {:.3e}, bound {:.3e}", case.name, outcome.error, outcome.bound));
             }
             Err(error) => failures.push(format!("{}: {error}", case.name)),
         }
@@ -21,7 +22,8 @@ fn run(reverse: bool) {
 #[test]
 fn every_operation_agrees_with_its_reference() {
     run(false);
-    let idle: Vec<_> = selftest::emulated_kernels().into_iter().filter(|(_, launches)| *launches == 0).collect();
+    let idle: Vec<_> =
+        selftest::emulated_kernels().into_iter().filter(|(_, launches)| *launches == 0).collect();
     assert!(idle.is_empty(), "kernels that no case runs: {idle:?}");
 }
 
