@@ -9,6 +9,8 @@
 mod cublaslt;
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(feature = "cuda")]
+pub mod cudnn;
 mod device;
 mod dtype;
 #[cfg(feature = "emulator")]
