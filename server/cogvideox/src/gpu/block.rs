@@ -45,13 +45,8 @@ impl NormWeights {
         Norm { weight, bias, eps: self.eps }
     }
 
-    fn tensors(&self) -> Vec<Tensor> {
-        self.affine.iter().flatten().cloned().collect()
-    }
-
-    fn rebuilt(&self, tensors: &mut impl Iterator<Item = Tensor>) -> Self {
-        let affine = self.affine.as_ref().and_then(|_| Some([tensors.next()?, tensors.next()?]));
-        Self { affine, eps: self.eps }
+    fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        self.affine.iter_mut().flatten()
     }
 }
 
@@ -59,14 +54,12 @@ impl NormWeights {
 pub(super) struct Block {
     norm1: NormWeights,
     to_qkv: Linear,
-    norm_q: NormWeights,
-    norm_k: NormWeights,
+    norm_q: [Tensor; 2],
+    norm_k: [Tensor; 2],
     to_out: Linear,
     norm2: NormWeights,
     ff_in: Linear,
     ff_out: Linear,
-    /// Of the scores; none where the softmax has to look for their maximum.
-    score_bound: Option<f32>,
 }
 
 /// What a block is given besides the states.
@@ -77,6 +70,8 @@ pub(super) struct BlockInput<'a> {
     /// Cosines and sines of the video tokens.
     pub(super) rotary: Option<(&'a Tensor, &'a Tensor)>,
     pub(super) streams: Streams,
+    /// What no score exceeds.
+    pub(super) score_bound: f32,
     /// Rows of the feed-forward's hidden layer at a time.
     pub(super) ff_rows: usize,
 }
@@ -95,17 +90,29 @@ impl Block {
                 config.norm_elementwise_affine,
             )
         };
+        let qk_norm = |name| -> Result<[Tensor; 2]> {
+            let scope = attn.pp(name);
+            Ok([scope.tensor("weight", &[head_dim])?, scope.tensor("bias", &[head_dim])?])
+        };
         Ok(Self {
             norm1: norm("norm1")?,
             to_qkv: quantised(Linear::concat(&[&q?, &k?, &v?])?, precision)?,
-            norm_q: NormWeights::load(&attn.pp("norm_q"), head_dim, QK_NORM_EPS, true)?,
-            norm_k: NormWeights::load(&attn.pp("norm_k"), head_dim, QK_NORM_EPS, true)?,
+            norm_q: qk_norm("norm_q")?,
+            norm_k: qk_norm("norm_k")?,
             to_out: quantised(attn.pp("to_out").pp(0).linear(dim, dim, true)?, precision)?,
             norm2: norm("norm2")?,
             ff_in: quantised(ff.pp(0).pp("proj").linear(dim, 4 * dim, true)?, precision)?,
             ff_out: quantised(ff.pp(2).linear(4 * dim, dim, true)?, precision)?,
-            score_bound: None,
         })
+    }
+
+    /// What no score of this block exceeds: queries and keys are normed.
+    pub(super) fn score_bound(&self) -> Result<f32> {
+        let values = |[weight, bias]: &[Tensor; 2]| -> Result<[Vec<f32>; 2]> {
+            Ok([weight.to_f32_vec()?, bias.to_f32_vec()?])
+        };
+        let ([q_weight, q_bias], [k_weight, k_bias]) = (values(&self.norm_q)?, values(&self.norm_k)?);
+        Ok(qk_norm_rope::score_bound((&q_weight, &q_bias), (&k_weight, &k_bias)))
     }
 
     /// Updates the states `x`, `(b, text + video, inner)`.
@@ -131,8 +138,9 @@ impl Block {
             &QkNormRope {
                 heads: input.heads,
                 head_dim,
-                norm_q: self.norm_q.norm(),
-                norm_k: self.norm_k.norm(),
+                norm_q: (&self.norm_q[0], &self.norm_q[1]),
+                norm_k: (&self.norm_k[0], &self.norm_k[1]),
+                eps: QK_NORM_EPS,
                 rotary: input.rotary,
                 text_len: input.streams.text_len,
             },
@@ -146,7 +154,7 @@ impl Block {
             head_dim,
             scale: 1.0 / (head_dim as f32).sqrt(),
             bias: None,
-            score_bound: self.score_bound,
+            score_bound: Some(input.score_bound),
         };
         let attended = attention.forward()?;
         drop(qkv);
@@ -172,25 +180,10 @@ fn shift_scale(row: &Tensor) -> ShiftScale<'_> {
 }
 
 impl Layer for Block {
-    fn tensors(&self) -> Vec<Tensor> {
-        let linears = [&self.to_qkv, &self.to_out, &self.ff_in, &self.ff_out];
-        let norms = [&self.norm1, &self.norm_q, &self.norm_k, &self.norm2];
-        linears.into_iter().flat_map(Linear::tensors).chain(norms.into_iter().flat_map(NormWeights::tensors)).collect()
-    }
-
-    fn rebuilt(&self, tensors: Vec<Tensor>) -> Self {
-        let mut tensors = tensors.into_iter();
-        let tensors = &mut tensors;
-        Self {
-            to_qkv: self.to_qkv.rebuilt(tensors),
-            to_out: self.to_out.rebuilt(tensors),
-            ff_in: self.ff_in.rebuilt(tensors),
-            ff_out: self.ff_out.rebuilt(tensors),
-            norm1: self.norm1.rebuilt(tensors),
-            norm_q: self.norm_q.rebuilt(tensors),
-            norm_k: self.norm_k.rebuilt(tensors),
-            norm2: self.norm2.rebuilt(tensors),
-            score_bound: self.score_bound,
-        }
+    fn tensors_mut(&mut self) -> Vec<&mut Tensor> {
+        let linears = [&mut self.to_qkv, &mut self.to_out, &mut self.ff_in, &mut self.ff_out];
+        let norms = [&mut self.norm1, &mut self.norm2].into_iter().flat_map(NormWeights::tensors_mut);
+        let qk_norms = self.norm_q.iter_mut().chain(&mut self.norm_k);
+        linears.into_iter().flat_map(Linear::tensors_mut).chain(norms).chain(qk_norms).collect()
     }
 }

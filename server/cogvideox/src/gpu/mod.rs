@@ -14,7 +14,7 @@ mod text_encoder;
 mod transfer;
 mod transformer;
 
-use device::ops::linear::{Eight, Linear};
+use device::ops::linear::{EightBit, Linear};
 
 pub use self::load::Placement;
 pub use self::plan::{Job, MemoryPlan, Planner};
@@ -39,8 +39,8 @@ pub enum Precision {
 fn quantised(linear: Linear, precision: Precision) -> Result<Linear> {
     Ok(match precision {
         Precision::Dense => linear,
-        Precision::Int8 => linear.to_8bit(Eight::Int8)?,
-        Precision::Int8WeightOnly => linear.to_8bit(Eight::Int8WeightOnly)?,
-        Precision::Fp8 => linear.to_8bit(Eight::Fp8)?,
+        Precision::Int8 => linear.to_8bit(EightBit::Int8)?,
+        Precision::Int8WeightOnly => linear.to_8bit(EightBit::Int8WeightOnly)?,
+        Precision::Fp8 => linear.to_8bit(EightBit::Fp8)?,
     })
 }

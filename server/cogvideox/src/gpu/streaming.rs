@@ -23,13 +23,10 @@ pub enum Residence {
     Streamed,
 }
 
-/// What can be taken apart into tensors and put together from others of the same shapes.
-pub(crate) trait Layer: Sized + Send {
-    /// In an order that [`Self::rebuilt`] knows.
-    fn tensors(&self) -> Vec<Tensor>;
-
-    /// The same layer over other tensors.
-    fn rebuilt(&self, tensors: Vec<Tensor>) -> Self;
+/// What holds tensors that may lie elsewhere.
+pub(crate) trait Layer: Send {
+    /// All of them, always in the same order; each may be replaced by another of the same dimensions and dtype.
+    fn tensors_mut(&mut self) -> Vec<&mut Tensor>;
 }
 
 /// The layers of a model, in their order.
@@ -49,9 +46,12 @@ impl<L: Layer> Layers<L> {
         match residence {
             Residence::Resident => Ok(Self::Resident((0..count).map(load).collect::<Result<_>>()?)),
             Residence::Streamed => {
-                let hosted = (0..count).map(|i| Hosted::new(device, &load(i)?)).collect::<Result<Vec<_>>>()?;
-                // Shapes are the same in every layer.
-                Ok(Self::Streamed(Box::new(Streamed::new(device, hosted, load(0)?)?)))
+                let mut hosted = Vec::with_capacity(count);
+                for index in 0..count {
+                    hosted.push(Hosted::new(device, &mut load(index)?)?);
+                }
+                // Every layer has the first one's shapes.
+                Ok(Self::Streamed(Box::new(Streamed::new(device, hosted, || load(0))?)))
             }
         }
     }
@@ -76,7 +76,7 @@ struct Place {
 }
 
 /// Where tensors lie in a slot, and how large it is.
-fn places(tensors: &[Tensor]) -> (Vec<Place>, usize) {
+fn places(tensors: &[&mut Tensor]) -> (Vec<Place>, usize) {
     let mut end = 0;
     let places = tensors.iter().map(|tensor| {
         let offset_bytes = end;
@@ -87,8 +87,8 @@ fn places(tensors: &[Tensor]) -> (Vec<Place>, usize) {
 }
 
 impl Hosted {
-    fn new(device: &Device, layer: &impl Layer) -> Result<Self> {
-        let tensors = layer.tensors();
+    fn new(device: &Device, layer: &mut impl Layer) -> Result<Self> {
+        let tensors = layer.tensors_mut();
         let (places, bytes) = places(&tensors);
         let mut pinned = Pinned::new(device, bytes)?;
         for (tensor, place) in tensors.iter().zip(&places) {
@@ -123,12 +123,15 @@ struct State<L> {
 }
 
 impl<L: Layer> Streamed<L> {
-    fn new(device: &Device, hosted: Vec<Hosted>, shape: L) -> Result<Self> {
-        let (places, bytes) = places(&shape.tensors());
-        let slot = || -> Result<Slot<L>> {
+    fn new(device: &Device, hosted: Vec<Hosted>, mut load: impl FnMut() -> Result<L>) -> Result<Self> {
+        let mut slot = || -> Result<Slot<L>> {
+            let mut layer = load()?;
+            let mut tensors = layer.tensors_mut();
+            let (places, bytes) = places(&tensors);
             let memory = Tensor::empty(device, &[bytes], Dtype::U8)?;
-            let views = places.iter().map(|place| memory.view(place.offset_bytes, &place.dims, place.dtype));
-            let layer = shape.rebuilt(views.collect::<device::Result<_>>()?);
+            for (tensor, place) in tensors.iter_mut().zip(&places) {
+                **tensor = memory.view(place.offset_bytes, &place.dims, place.dtype)?;
+            }
             Ok(Slot { memory, layer, free: None })
         };
         let state = Mutex::new(State { slots: [slot()?, slot()?], next: 0, ahead: None });

@@ -165,22 +165,9 @@ impl Block {
 }
 
 impl Layer for Block {
-    fn tensors(&self) -> Vec<Tensor> {
-        let linears = [&self.qkv, &self.o, &self.wi_0, &self.wi_1, &self.wo];
-        let norms = [&self.attention_norm, &self.ff_norm].map(|norm| norm.weight.clone());
-        linears.into_iter().flat_map(Linear::tensors).chain(norms).collect()
-    }
-
-    fn rebuilt(&self, tensors: Vec<Tensor>) -> Self {
-        let mut tensors = tensors.into_iter();
-        let tensors = &mut tensors;
-        let [qkv, o, wi_0, wi_1, wo] =
-            [&self.qkv, &self.o, &self.wi_0, &self.wi_1, &self.wo].map(|linear| linear.rebuilt(tensors));
-        let mut norm = |norm: &RmsNorm| RmsNorm {
-            weight: tensors.next().unwrap_or_else(|| norm.weight.clone()),
-            eps: norm.eps,
-        };
-        let (attention_norm, ff_norm) = (norm(&self.attention_norm), norm(&self.ff_norm));
-        Self { heads: self.heads, attention_norm, qkv, o, ff_norm, wi_0, wi_1, wo, wo_dtype: self.wo_dtype }
+    fn tensors_mut(&mut self) -> Vec<&mut Tensor> {
+        let linears = [&mut self.qkv, &mut self.o, &mut self.wi_0, &mut self.wi_1, &mut self.wo];
+        let norms = [&mut self.attention_norm.weight, &mut self.ff_norm.weight];
+        linears.into_iter().flat_map(Linear::tensors_mut).chain(norms).collect()
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use candle_core::{DType, Tensor as HostTensor};
 use device::ops::linear::{Activation, Linear};
 use device::ops::norm::{self, ShiftScale, Streams};
-use device::ops::patch::{self, Patches};
+use device::ops::patch::{self, Patch, PatchGrid};
 use device::{Device, Tensor};
 
 use super::Precision;
@@ -43,6 +43,8 @@ pub(crate) struct GpuTransformer {
     text_proj: Linear,
     learned_table: Option<HostTensor>,
     blocks: Layers<Block>,
+    /// Of each block's scores.
+    score_bounds: Vec<f32>,
     norm_final: NormWeights,
     norm_out: NormWeights,
     proj_out: Linear,
@@ -80,12 +82,19 @@ impl GpuTransformer {
             NormWeights::load(&scope, dim, config.norm_eps as f32, config.norm_elementwise_affine)
         };
         let blocks = root.pp("transformer_blocks");
-        let load_block = |i| Block::load(&blocks.pp(i), &config, precision);
+        let mut score_bounds = vec![f32::INFINITY; config.num_layers];
+        let load_block = |i: usize| {
+            let block = Block::load(&blocks.pp(i), &config, precision)?;
+            score_bounds[i] = block.score_bound()?;
+            Ok(block)
+        };
+        let blocks = Layers::load(device, memory.residence, config.num_layers, load_block)?;
         let model = Self {
             patch_proj: load_patch_proj(&patch.pp("proj"), &config)?,
             text_proj: patch.pp("text_proj").linear(config.text_embed_dim, dim, true)?,
             learned_table: load_learned_table(&patch, &config)?,
-            blocks: Layers::load(device, memory.residence, config.num_layers, load_block)?,
+            blocks,
+            score_bounds,
             norm_final: norm(root.pp("norm_final"))?,
             norm_out: norm(root.pp("norm_out").pp("norm"))?,
             proj_out: root.pp("proj_out").linear(dim, config.patch_values(config.out_channels), true)?,
@@ -127,7 +136,7 @@ impl GpuTransformer {
     /// Text and patches as one sequence with their positions, `(b, text + video, inner)`.
     fn embed(&self, latents: &Tensor, text: &Tensor, positions: &DevicePositions) -> Result<Tensor> {
         let text = self.text_proj.forward(text, Activation::None)?;
-        let video = self.patch_proj.forward(&patch::patchify(latents, self.patches())?, Activation::None)?;
+        let video = self.patch_proj.forward(&patch::patchify(latents, self.patch())?, Activation::None)?;
         let [_, text_len, inner] = text.dims_n("text_proj")?;
         let [_, video_len, _] = video.dims_n("patch_embed")?;
         let table = match &positions.table {
@@ -176,8 +185,8 @@ impl GpuTransformer {
             .collect()
     }
 
-    fn patches(&self) -> Patches {
-        Patches { frames: self.config.patch_frames(), size: self.config.patch_size }
+    fn patch(&self) -> Patch {
+        Patch { frames: self.config.patch_frames(), size: self.config.patch_size }
     }
 
     /// The prediction for a whole batch, `(b, f, c, h, w)`.
@@ -197,7 +206,8 @@ impl GpuTransformer {
             let rotary = step.positions.rotary.as_ref().map(|[cos, sin]| (cos, sin));
             let rows = step.tables.block(index, step.timestep).ok_or_else(not_prepared)??;
             let (heads, ff_rows) = (self.config.num_attention_heads, self.memory.ff_rows);
-            block.forward(&x, &BlockInput { heads, rows, rotary, streams, ff_rows })
+            let score_bound = self.score_bounds[index];
+            block.forward(&x, &BlockInput { heads, rows, rotary, streams, score_bound, ff_rows })
         })?;
         // diffusers norms the text tokens too and drops them.
         let video = patch::video_part(&x, text_len)?;
@@ -209,7 +219,7 @@ impl GpuTransformer {
         let modulated = norm::modulated(&normed, &self.norm_out.norm(), &shift_scale, streams)?;
         let patches = self.proj_out.forward(&modulated, Activation::None)?;
         let Grid { frames, rows, columns } = step.grid;
-        Ok(patch::unpatchify(&patches, self.patches(), [frames, rows, columns])?)
+        Ok(patch::unpatchify(&patches, PatchGrid { frames, rows, columns }, self.patch())?)
     }
 }
 
