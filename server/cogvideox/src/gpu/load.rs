@@ -7,12 +7,13 @@ use candle_transformers::models::t5::Config as T5Config;
 use device::Device;
 
 use super::Precision;
-use super::plan::MemoryPlan;
+use super::plan::{Job, MemoryPlan, Planner};
 use super::source::Source;
 use super::text_encoder::GpuTextEncoder;
 use super::transformer::{GpuTransformer, GuidanceParallel};
 use super::vae::GpuVae;
 use crate::description::ModelDescription;
+use crate::params::LatentShape;
 use crate::pipeline::{CogVideoXPipeline, Components, Denoiser};
 use crate::pipeline_config::read_config;
 use crate::text_encoder::read_t5_config;
@@ -92,6 +93,50 @@ pub struct GpuOptions {
     pub precision: Precision,
     /// How memory is used; without one, the first that fits is taken.
     pub plan: Option<MemoryPlan>,
+}
+
+impl CogVideoXPipeline {
+    /// Loads a pipeline's folder in diffusers' layout onto GPUs; how memory is used is decided before anything is
+    /// loaded.
+    ///
+    /// # Errors
+    /// Those of [`CogVideoXPipeline::load`]; [`Error::InvalidParams`] with the numbers if no plan fits the memory;
+    /// [`Error::Device`].
+    pub fn load_on_gpu(dir: &Path, dtype: DType, options: &GpuOptions) -> Result<Self> {
+        let description = ModelDescription::read(dir)?;
+        Self::check_dtype(&description, dtype)?;
+        let configs = Configs::read(dir)?;
+        let plan = match options.plan {
+            Some(plan) => plan,
+            None => choose(&configs, &description, dtype, options)?,
+        };
+        let components = build(&configs, Sources::open(dir, &options.placement)?, dtype, options, &plan)?;
+        Self::assemble(dir, description, components, dtype, Some(plan))
+    }
+}
+
+/// The first plan that fits the memory that is free now, for the model's own video.
+fn choose(
+    configs: &Configs,
+    description: &ModelDescription,
+    dtype: DType,
+    options: &GpuOptions,
+) -> Result<MemoryPlan> {
+    let device = &options.placement.vae;
+    let defaults = &description.defaults;
+    let latents = LatentShape::of_size(
+        [defaults.num_frames, defaults.height, defaults.width],
+        &configs.transformer,
+    )?;
+    let job = Job {
+        latents: [latents.frames, latents.height, latents.width],
+        text_tokens: description.max_prompt_tokens,
+        num_inference_steps: defaults.num_inference_steps,
+        guidance: true,
+    };
+    let planner =
+        Planner { configs, dtype, precision: options.precision, capability: device.capability() };
+    Ok(planner.plan(device.memory()?.0, &job)?.0)
 }
 
 /// Loads the parts in the order in which a job uses them.

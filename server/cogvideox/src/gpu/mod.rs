@@ -7,17 +7,20 @@
 mod block;
 mod load;
 mod plan;
+mod preset;
 mod source;
 mod streaming;
 mod tables;
 mod text_encoder;
 mod transfer;
 mod transformer;
+mod vae;
 
 use device::ops::linear::{EightBit, Linear};
 
-pub use self::load::Placement;
+pub use self::load::{GpuOptions, Placement};
 pub use self::plan::{Job, MemoryPlan, Planner};
+pub use self::preset::Preset;
 pub use self::streaming::Residence;
 use crate::Result;
 

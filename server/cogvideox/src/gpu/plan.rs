@@ -10,8 +10,7 @@ use candle_core::{DType, Tensor as HostTensor};
 use device::{Capability, Device, Settings};
 
 use super::Precision;
-use super::load::{Configs, Placement, build};
-use super::source::Source;
+use super::load::{Configs, GpuOptions, Placement, Sources, build};
 use super::streaming::Residence;
 use super::transformer::TransformerMemory;
 use crate::pipeline::Components;
@@ -126,9 +125,10 @@ impl Planner<'_> {
     /// None but those of shapes that the model cannot run.
     pub fn peak_bytes(&self, plan: &MemoryPlan, job: &Job) -> Result<usize> {
         let device = Device::planner(self.capability, BOUNDLESS_BYTES, Settings::default());
-        let sources = || Source::Random;
         let placement = Placement::single(device.clone());
-        let components = build(self.configs, [sources(), sources(), sources()], self.dtype, &placement, plan, self.precision)?;
+        let sources = Sources::random(&placement);
+        let options = GpuOptions { placement, precision: self.precision, plan: None };
+        let components = build(self.configs, sources, self.dtype, &options, plan)?;
         run(&components, self.dtype, plan, job)?;
         Ok(device.usage().peak_bytes)
     }
