@@ -16,10 +16,10 @@ fn check(coder: &str, walks: &[Walk]) {
 fn check_each(coder: &str, walks: &[Walk], check_first: impl Fn(&Engine, &str)) {
     for_each_gpu(|gpu, target| {
         for (name, graph) in walks.iter().flat_map(|walk| &walk.convolutions) {
-            let what = format!("{coder} {name}");
-            let engines =
-                graph.engines(target).unwrap_or_else(|error| panic!("{}: {what}: {error}", gpu.arch));
-            Row::new(engines, target, &format!("{}: {what}", gpu.arch)).print(gpu, &what);
+            let what = format!("{}: {coder} {name}", gpu.arch);
+            let engines = graph.engines(target).unwrap_or_else(|error| panic!("{what}: {error}"));
+            check_first(&engines[0], &what);
+            Row::new(engines, target, &what).print(gpu, &format!("{coder} {name}"));
         }
     });
 }
