@@ -4,7 +4,7 @@ use super::{Case, FLOATS, Numbers, Outcome, half_unit, rounded};
 use crate::ops::attention::{Attention, Heads};
 use crate::{Device, Dtype, Result, Tensor};
 
-/// A call on separate tensors, whose heads begin `first` elements into rows that are longer than they need.
+/// A call on separate tensors, whose heads have `first` elements of a row before them and `spare` behind.
 #[derive(Clone, Copy)]
 struct Shape {
     batch: usize,
@@ -13,6 +13,7 @@ struct Shape {
     heads: usize,
     head_dim: usize,
     first: usize,
+    spare: usize,
 }
 
 impl Shape {
@@ -21,7 +22,7 @@ impl Shape {
     }
 
     fn width(self) -> usize {
-        self.first + self.inner() + 8
+        self.first + self.inner() + self.spare
     }
 
     fn rows(self, seq: usize, dtype: Dtype, numbers: &mut Numbers) -> Vec<f32> {
@@ -98,7 +99,7 @@ impl Inputs {
     }
 
     fn found(&self, device: &Device) -> Result<Vec<f32>> {
-        let Shape { batch, seq_q, seq_kv, heads, head_dim, first } = self.shape;
+        let Shape { batch, seq_q, seq_kv, heads, head_dim, first, .. } = self.shape;
         let tensor =
             |seq, values| Tensor::from_f32(device, &[batch, seq, self.shape.width()], self.dtype, values);
         let (q, k, v) = (tensor(seq_q, &self.q)?, tensor(seq_kv, &self.k)?, tensor(seq_kv, &self.v)?);
@@ -138,12 +139,13 @@ pub(super) fn add(cases: &mut Vec<Case>) {
 
 fn plain(cases: &mut Vec<Case>, dtype: Dtype) {
     for shape in [
-        Shape { batch: 2, seq_q: 17, seq_kv: 37, heads: 3, head_dim: 16, first: 5 },
-        Shape { batch: 1, seq_q: 1, seq_kv: 1, heads: 1, head_dim: 1, first: 0 },
-        Shape { batch: 1, seq_q: 3, seq_kv: 65, heads: 1, head_dim: 256, first: 0 },
-        Shape { batch: 1, seq_q: 5, seq_kv: 32, heads: 2, head_dim: 35, first: 1 },
-        // What tensor cores would take, but for its place.
-        Shape { batch: 1, seq_q: 5, seq_kv: 7, heads: 2, head_dim: 64, first: 4 },
+        Shape { batch: 2, seq_q: 17, seq_kv: 37, heads: 3, head_dim: 16, first: 5, spare: 8 },
+        Shape { batch: 1, seq_q: 1, seq_kv: 1, heads: 1, head_dim: 1, first: 0, spare: 8 },
+        Shape { batch: 1, seq_q: 3, seq_kv: 65, heads: 1, head_dim: 256, first: 0, spare: 8 },
+        Shape { batch: 1, seq_q: 5, seq_kv: 32, heads: 2, head_dim: 35, first: 1, spare: 8 },
+        // What tensor cores would take, but for where heads or rows begin.
+        Shape { batch: 1, seq_q: 5, seq_kv: 7, heads: 2, head_dim: 64, first: 4, spare: 4 },
+        Shape { batch: 1, seq_q: 5, seq_kv: 7, heads: 2, head_dim: 64, first: 0, spare: 4 },
     ] {
         let name = format!("attention plain {dtype} {}x{} of {}", shape.seq_q, shape.seq_kv, shape.head_dim);
         cases.push(Case::new(name, move |device| Inputs::new(shape, dtype).outcome(device)));
@@ -152,7 +154,7 @@ fn plain(cases: &mut Vec<Case>, dtype: Dtype) {
 
 fn biased(cases: &mut Vec<Case>, dtype: Dtype) {
     for (seq, head_dim) in [(9, 8), (35, 64)] {
-        let shape = Shape { batch: 2, seq_q: seq, seq_kv: seq, heads: 2, head_dim, first: 0 };
+        let shape = Shape { batch: 2, seq_q: seq, seq_kv: seq, heads: 2, head_dim, first: 0, spare: 8 };
         cases.push(Case::new(format!("attention biased {dtype} {seq} of {head_dim}"), move |device| {
             let mut inputs = Inputs::new(shape, dtype);
             inputs.scale = 1.0;
@@ -165,10 +167,10 @@ fn biased(cases: &mut Vec<Case>, dtype: Dtype) {
 
 fn tensor_core(cases: &mut Vec<Case>, dtype: Dtype) {
     for shape in [
-        Shape { batch: 1, seq_q: 131, seq_kv: 70, heads: 1, head_dim: 64, first: 0 },
-        Shape { batch: 2, seq_q: 5, seq_kv: 129, heads: 2, head_dim: 64, first: 8 },
-        Shape { batch: 1, seq_q: 64, seq_kv: 64, heads: 1, head_dim: 64, first: 0 },
-        Shape { batch: 1, seq_q: 1, seq_kv: 1, heads: 3, head_dim: 64, first: 0 },
+        Shape { batch: 1, seq_q: 131, seq_kv: 70, heads: 1, head_dim: 64, first: 0, spare: 8 },
+        Shape { batch: 2, seq_q: 5, seq_kv: 129, heads: 2, head_dim: 64, first: 8, spare: 8 },
+        Shape { batch: 1, seq_q: 64, seq_kv: 64, heads: 1, head_dim: 64, first: 0, spare: 8 },
+        Shape { batch: 1, seq_q: 1, seq_kv: 1, heads: 3, head_dim: 64, first: 0, spare: 8 },
     ] {
         let name = format!("attention tensor core {dtype} {}x{}", shape.seq_q, shape.seq_kv);
         cases.push(Case::new(name, move |device| Inputs::new(shape, dtype).outcome(device)));
@@ -180,10 +182,10 @@ fn tensor_core(cases: &mut Vec<Case>, dtype: Dtype) {
         let qkv = Tensor::from_f32(device, &[batch, seq, width], dtype, &values)?;
         let [q, k, v] = Heads::of_qkv(&qkv)?;
         let fused = Attention { q, k, v, heads, head_dim, scale: 1.0, bias: None, score_bound: None };
-        let shape = Shape { batch, seq_q: seq, seq_kv: seq, heads, head_dim, first: 0 };
+        let shape = Shape { batch, seq_q: seq, seq_kv: seq, heads, head_dim, first: 0, spare: 0 };
         let part = |part: usize| {
-            let padded = |row: &[f32]| [&row[part * width / 3..(part + 1) * width / 3], &[0.0; 8]].concat();
-            values.chunks_exact(width).flat_map(padded).collect()
+            let third = part * width / 3..(part + 1) * width / 3;
+            values.chunks_exact(width).flat_map(|row| row[third.clone()].to_vec()).collect()
         };
         let (q, k, v) = (part(0), part(1), part(2));
         let inputs = Inputs { shape, dtype, scale: 1.0, q, k, v, bias: None, score_bound: None };
@@ -215,7 +217,7 @@ fn bounded(cases: &mut Vec<Case>, dtype: Dtype) {
 }
 
 fn bounded_inputs(dtype: Dtype, element: f32, keys: Keys) -> Inputs {
-    let shape = Shape { batch: 1, seq_q: 6, seq_kv: 75, heads: 1, head_dim: 64, first: 0 };
+    let shape = Shape { batch: 1, seq_q: 6, seq_kv: 75, heads: 1, head_dim: 64, first: 0, spare: 8 };
     let mut inputs = Inputs::new(shape, dtype);
     let mut numbers = Numbers::new(11);
     inputs.scale = 0.125;
