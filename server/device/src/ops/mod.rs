@@ -9,5 +9,6 @@ pub(crate) mod gemm;
 pub mod linear;
 mod matmul;
 pub mod norm;
+pub mod quantize;
 pub mod random;
 mod rows;

@@ -5,6 +5,7 @@
 
 mod elementwise;
 mod epilogue;
+mod linear;
 mod norm;
 mod random;
 
@@ -73,6 +74,7 @@ pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     elementwise::add(&mut cases);
     epilogue::add(&mut cases);
+    linear::add(&mut cases);
     norm::add(&mut cases);
     random::add(&mut cases);
     cases
