@@ -68,8 +68,8 @@ home=$dir/compiler/nvidia/cu13
 printf 'export CUDA_HOME=%q\n' "$home"
 printf 'export PATH=%q:$PATH\n' "$home/bin"
 if [ "$size" = all ]; then
-  path=$dir/libraries/nvidia/cu13/lib:$dir/libraries/nvidia/cudnn/lib
-  # Never in front of a real driver.
-  if ! ldconfig -p 2>/dev/null | grep -q 'libcuda\.so\.1'; then path=$path:$dir/stub; fi
-  printf 'export LD_LIBRARY_PATH=%q${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}\n' "$path"
+  libraries=$dir/libraries/nvidia/cu13/lib:$dir/libraries/nvidia/cudnn/lib
+  # Behind all others, and only for want of a real one.
+  if PATH=$PATH:/usr/sbin:/sbin ldconfig -p 2>/dev/null | grep 'libcuda\.so\.1' >/dev/null; then stub=; else stub=:$dir/stub; fi
+  printf 'export LD_LIBRARY_PATH=%q${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}%q\n' "$libraries" "$stub"
 fi

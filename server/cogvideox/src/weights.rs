@@ -255,6 +255,17 @@ impl WeightScope<'_> {
         Ok(Cow::Owned(View::data(&self.tensor(name, shape)?).into_owned()))
     }
 
+    /// Marks the tensor `name` below this scope as one that is read later.
+    ///
+    /// # Errors
+    /// Those of [`Self::tensor`].
+    pub(crate) fn expect(&self, name: &str, shape: &[usize]) -> Result<()> {
+        match &self.weights.0 {
+            Source::Mapped(mapped) => mapped.stored(&self.full_name(name), shape).map(|_| ()),
+            Source::Random(_) => Ok(()),
+        }
+    }
+
     /// Whether the files hold `name` below this scope.
     pub(crate) fn contains(&self, name: &str) -> bool {
         match &self.weights.0 {

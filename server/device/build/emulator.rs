@@ -22,6 +22,6 @@ pub(crate) fn build(sources: &[PathBuf]) -> Result<()> {
         .link_lib_modifier("+whole-archive")
         .file("kernels/emulator/emulator.cpp");
     // Compilers do not know `.cu` as C++.
-    cc.flag("-xc++").files(sources);
+    cc.flag("-xc++").files(sources).file("kernels/emulator/faults.cu");
     cc.try_compile("emulated_kernels").map_err(|error| error.to_string())
 }

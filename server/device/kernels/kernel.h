@@ -76,6 +76,9 @@ DEVICE Shared<T> shared_array(uint32_t offset_bytes, uint32_t count) {
   return {reinterpret_cast<T*>(dynamic_shared + offset_bytes)};
 }
 
+// Before a loop over an array that must stay in registers.
+#define UNROLL _Pragma("unroll")
+
 #define KERNEL(name, Args, threads, min_blocks) \
   extern "C" __global__ void __launch_bounds__(threads, min_blocks) name(const __grid_constant__ Args args)
 
@@ -105,6 +108,18 @@ DEVICE uint32_t pack(f16 low, f16 high) {
 }
 DEVICE uint32_t pack(bf16 low, bf16 high) {
   return static_cast<uint32_t>(__bfloat16_as_ushort(low)) | static_cast<uint32_t>(__bfloat16_as_ushort(high)) << 16;
+}
+
+// Two floats rounded to the type of the last argument, `low` in the lower half.
+DEVICE uint32_t pack_rounded(float low, float high, f16) {
+  uint32_t pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+DEVICE uint32_t pack_rounded(float low, float high, bf16) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
 }
 
 // 2^x by the special function unit: 2 ulp, 0 for arguments below -126.

@@ -24,7 +24,7 @@ DEVICE void normal(const NormalArgs& args) {
   uint64_t bits = mixed(args.seed ^ mixed(i));
   // 24 bits each, the first never 0.
   float u = (float(bits >> 40) + 1.0f) * 5.9604644775390625e-8f, v = float(bits & 0xffffff) * 5.9604644775390625e-8f;
-  out.store(i, from_f32<T>(args.std * sqrtf(-2.0f * logf(u)) * cosf(6.283185307179586f * v)));
+  out.store(i, from_f32<T>(args.std * sqrtf(-2.0f * logf(u)) * cospif(2.0f * v)));
 }
 
 KERNEL_FOR_FLOATS(random_normal, NormalArgs, 256, 1, normal)

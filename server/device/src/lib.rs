@@ -9,6 +9,8 @@
 mod cublaslt;
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(feature = "cuda")]
+pub mod cudnn;
 mod device;
 mod dtype;
 #[cfg(feature = "emulator")]
@@ -22,6 +24,7 @@ mod planner;
 pub mod selftest;
 mod tensor;
 mod transfer;
+mod uploader;
 
 pub use device::{Capability, Device, Settings};
 pub use dtype::{Dtype, Element};
@@ -30,3 +33,4 @@ pub use event::Event;
 pub use memory::{Buffer, Usage};
 pub use tensor::Tensor;
 pub use transfer::{CopyStream, Pinned};
+pub use uploader::Uploader;

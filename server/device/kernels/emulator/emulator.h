@@ -48,6 +48,8 @@ void check_aligned(const void* address, uint64_t bytes);
 #define blockDim (emulator::current.block_dim)
 #define gridDim (emulator::current.grid_dim)
 
+#define UNROLL
+
 #define KERNEL(name, Args, threads, min_blocks)                                                             \
   static void name##_body(const Args& args);                                                                \
   static void name##_erased(const void* args) { name##_body(*static_cast<const Args*>(args)); }             \
@@ -199,6 +201,10 @@ template <> inline e4m3 from_f32<e4m3>(float x) {
 
 inline uint32_t pack(f16 low, f16 high) { return uint32_t(low.bits) | uint32_t(high.bits) << 16; }
 inline uint32_t pack(bf16 low, bf16 high) { return uint32_t(low.bits) | uint32_t(high.bits) << 16; }
+
+inline float cospif(float x) { return float(cos(3.14159265358979323846 * double(x))); }
+template <class T>
+inline uint32_t pack_rounded(float low, float high, T) { return pack(from_f32<T>(low), from_f32<T>(high)); }
 
 inline float fast_exp2(float x) { return x < -126.0f ? 0.0f : exp2f(x); }
 

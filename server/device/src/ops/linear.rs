@@ -75,6 +75,15 @@ impl Weight {
         }
     }
 
+    fn tensors_mut(&mut self) -> (&mut Tensor, Option<&mut Tensor>) {
+        match self {
+            Self::Dense(values) => (values, None),
+            Self::Int8WeightOnly { values, scales } | Self::Int8 { values, scales } | Self::Fp8 { values, scales } => {
+                (values, Some(scales))
+            }
+        }
+    }
+
     /// The matrix, in whatever dtype, and its rows' scales.
     fn parts(&self) -> (&Tensor, Option<&Tensor>) {
         match self {
@@ -120,6 +129,20 @@ impl Linear {
             return Err(Error::shape(OP, message));
         }
         Ok(Self { weight, bias })
+    }
+
+    /// A layer in its input's dtype.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for other dimensions or dtypes.
+    pub fn dense(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
+        Self::new(Weight::Dense(weight), bias)
+    }
+
+    /// Everything that it holds, to be replaced by tensors of the same dimensions and dtypes.
+    pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        let (values, scales) = self.weight.tensors_mut();
+        [values].into_iter().chain(scales).chain(self.bias.as_mut())
     }
 
     /// Several layers of the same input as one, their outputs side by side; each is either with a bias or without one.

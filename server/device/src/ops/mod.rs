@@ -3,8 +3,10 @@
 //! Shapes are checked here, so that a kernel may rely on them. Results go to new tensors unless a name ends in
 //! `_in_place` or `_into`.
 
+pub mod attention;
 pub mod elementwise;
 pub mod epilogue;
+pub mod qk_norm_rope;
 pub(crate) mod gemm;
 pub mod linear;
 mod matmul;

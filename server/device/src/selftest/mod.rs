@@ -3,10 +3,12 @@
 //! A case draws its own inputs, runs an operation, and compares. Sizes are small and odd. Bounds follow from the
 //! formats: what is rounded once may be off by half a unit of its dtype.
 
+mod attention;
 mod elementwise;
 mod epilogue;
 mod linear;
 mod norm;
+mod qk_norm_rope;
 mod random;
 
 use crate::{Device, Result};
@@ -72,6 +74,8 @@ impl Case {
 /// All of them.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
+    attention::add(&mut cases);
+    qk_norm_rope::add(&mut cases);
     elementwise::add(&mut cases);
     epilogue::add(&mut cases);
     linear::add(&mut cases);
@@ -80,10 +84,28 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// The kernels in this binary and how often each has run, where the device can tell.
+/// The emulator's kernels but those that are wrong on purpose, and how often each has run in this process.
 #[cfg(feature = "emulator")]
 pub fn emulated_kernels() -> Vec<(String, u64)> {
-    crate::emulator::kernels()
+    crate::emulator::kernels().into_iter().filter(|(name, _)| !name.starts_with("fault_")).collect()
+}
+
+/// Runs a kernel that is wrong on purpose over 64 ones, and gives what comes out if the emulator lets it pass.
+///
+/// # Errors
+/// The fault that it found.
+#[cfg(feature = "emulator")]
+pub fn emulated_fault(device: &Device, kernel: &'static str) -> Result<Vec<f32>> {
+    use crate::launch::{Global, Launch, kernel_args};
+
+    kernel_args! {
+        struct FaultArgs {
+            x: Global,
+        }
+    }
+    let x = crate::Tensor::from_slice(device, &[64], &[1f32; 64])?;
+    device.launch(&Launch::new(kernel, 1, 64).shared(1024), &FaultArgs { x: x.global() })?;
+    x.to_vec()
 }
 
 /// Half a unit in the last place of a dtype, relative to the largest value.

@@ -1,5 +1,10 @@
-//! The device crate through its public doors, on the emulator and the planner.
-#![cfg(feature = "emulator")]
+//! The device crate through its public doors, on the emulator and the planner; cuDNN's plans on no device at all.
 
+#[cfg(feature = "cuda")]
+mod cudnn;
+#[cfg(feature = "emulator")]
+mod faults;
+#[cfg(feature = "emulator")]
 mod selftest;
+#[cfg(feature = "emulator")]
 mod tensor;

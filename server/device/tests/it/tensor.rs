@@ -1,6 +1,6 @@
 //! Memory: what is counted, limited and given back, and views of it.
 
-use device::{Capability, Device, Dtype, Error, Settings, Tensor};
+use device::{Capability, Device, Dtype, Error, Settings, Tensor, Uploader};
 
 const CAPABILITY: Capability = Capability { major: 8, minor: 0 };
 
@@ -48,4 +48,16 @@ fn views_beyond_a_tensor_are_refused() {
     assert!(tensor.reshape(&[5]).is_err());
     assert!(tensor.upload(&[0; 11]).is_err());
     assert!(tensor.to_vec::<f32>().is_err());
+}
+
+#[test]
+fn an_upload_in_pieces_brings_every_byte() {
+    let device = emulator(None);
+    // More pieces than the ring has, the last one short.
+    let bytes: Vec<u8> = (0..(33 << 20) + 5).map(|i: usize| (i % 251) as u8).collect();
+    let tensor = Tensor::empty(&device, &[bytes.len()], Dtype::U8).unwrap();
+    let uploader = Uploader::new(&device).unwrap();
+    uploader.upload(&tensor, &bytes).unwrap();
+    assert!(tensor.to_bytes().unwrap() == bytes);
+    assert!(uploader.upload(&tensor, &bytes[1..]).is_err());
 }
