@@ -15,8 +15,6 @@ pub(crate) fn build(sources: &[PathBuf]) -> Result<()> {
         // The order of a sum is part of what is tested.
         .flag("-ffp-contract=off")
         .flag("-fno-strict-aliasing")
-        // `#pragma unroll` is for nvcc.
-        .flag("-Wno-unknown-pragmas")
         .warnings(true)
         .extra_warnings(false)
         .link_lib_modifier("+whole-archive")

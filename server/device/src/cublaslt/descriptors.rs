@@ -99,7 +99,6 @@ impl Drop for Descriptor {
     }
 }
 
-#[expect(unsafe_code, reason = "the library's API")]
 impl Layout {
     /// Columns that follow each other without a gap.
     pub(super) fn new(data_type: sys::cudaDataType, rows: usize, columns: usize) -> Result<Self> {
