@@ -244,7 +244,8 @@ impl CublasLt {
             check("cublasLtMatmulAlgoGetHeuristic", Err(CublasError(status)))?;
         }
         let count = if status == Status::CUBLAS_STATUS_SUCCESS { count.max(0) as usize } else { 0 };
-        let usable = found.into_iter().take(count).filter(|found| found.state == Status::CUBLAS_STATUS_SUCCESS);
+        let usable =
+            found.into_iter().take(count).filter(|found| found.state == Status::CUBLAS_STATUS_SUCCESS);
         Ok(usable.take(MEASURED).map(|found| found.algo))
     }
 }

@@ -6,11 +6,11 @@
 pub mod attention;
 pub mod elementwise;
 pub mod epilogue;
-pub mod qk_norm_rope;
 pub(crate) mod gemm;
 pub mod linear;
 mod matmul;
 pub mod norm;
+pub mod qk_norm_rope;
 pub mod quantize;
 pub mod random;
 mod rows;

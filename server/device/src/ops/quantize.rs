@@ -63,7 +63,13 @@ pub fn dequantize_weight(values: &Tensor, scales: &Tensor, dtype: Dtype) -> Resu
     let kernel = FROM_I8.of(op, dtype)?;
     let (count, size) = rows(op, values)?;
     if values.dtype() != Dtype::I8 || scales.dtype() != Dtype::F32 || scales.dims() != [count] {
-        let message = format!("{} {:?} with scales {} {:?}", values.dtype(), values.dims(), scales.dtype(), scales.dims());
+        let message = format!(
+            "{} {:?} with scales {} {:?}",
+            values.dtype(),
+            values.dims(),
+            scales.dtype(),
+            scales.dims()
+        );
         return Err(Error::shape(op, message));
     }
     let out = Tensor::empty(values.device(), values.dims(), dtype)?;

@@ -27,7 +27,8 @@ pub(super) fn add(cases: &mut Vec<Case>) {
         cases.push(Case::new(format!("linear {dtype} concat"), move |device| concat(device, dtype)));
         cases.push(Case::new(format!("dequantize weight {dtype}"), move |device| dequantized(device, dtype)));
         for to in [Dtype::I8, Dtype::F8E4M3] {
-            cases.push(Case::new(format!("rows {dtype} to {to}"), move |device| quantized(device, dtype, to)));
+            cases
+                .push(Case::new(format!("rows {dtype} to {to}"), move |device| quantized(device, dtype, to)));
         }
     }
     cases.push(Case::new("linear f32 GELU is tanh's", gelu_is_by_tanh));
@@ -85,9 +86,9 @@ impl Product {
 fn seen(dense: &[f32], k: usize, layer: &Linear) -> Result<Vec<f64>> {
     match layer.weight() {
         Weight::Dense(_) => Ok(dense.iter().map(|x| f64::from(*x)).collect()),
-        Weight::Int8WeightOnly { values, scales } | Weight::Int8 { values, scales } | Weight::Fp8 { values, scales } => {
-            scaled(values, scales, k)
-        }
+        Weight::Int8WeightOnly { values, scales }
+        | Weight::Int8 { values, scales }
+        | Weight::Fp8 { values, scales } => scaled(values, scales, k),
     }
 }
 
@@ -182,7 +183,11 @@ fn gelu_is_by_tanh(device: &Device) -> Result<Outcome> {
     let x: Vec<f32> = (0..m * n).map(|i| (i as f32 / (m * n) as f32 - 0.5) * 8.0).collect();
     let layer = Linear::new(Weight::Dense(Tensor::from_f32(device, &[n, n], Dtype::F32, &weight)?), None)?;
     let out = layer.forward(&Tensor::from_f32(device, &[m, n], Dtype::F32, &x)?, Activation::GeluTanh)?;
-    let differences =
-        out.to_f32_vec()?.into_iter().zip(&x).map(|(y, x)| (f64::from(y) - gelu_tanh_f64(f64::from(*x))).abs()).collect::<Vec<_>>();
+    let differences = out
+        .to_f32_vec()?
+        .into_iter()
+        .zip(&x)
+        .map(|(y, x)| (f64::from(y) - gelu_tanh_f64(f64::from(*x))).abs())
+        .collect::<Vec<_>>();
     Ok(Outcome { error: differences.into_iter().fold(0.0, f64::max), bound: 2e-5 })
 }
