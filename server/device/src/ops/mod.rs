@@ -6,5 +6,8 @@
 pub mod elementwise;
 pub mod epilogue;
 pub mod norm;
+pub mod patch;
+pub mod quantize;
 pub mod random;
 mod rows;
+pub mod t5;

@@ -6,7 +6,10 @@
 mod elementwise;
 mod epilogue;
 mod norm;
+mod patch;
+mod quantize;
 mod random;
+mod t5;
 
 use crate::{Device, Result};
 
@@ -74,7 +77,10 @@ pub fn cases() -> Vec<Case> {
     elementwise::add(&mut cases);
     epilogue::add(&mut cases);
     norm::add(&mut cases);
+    patch::add(&mut cases);
+    quantize::add(&mut cases);
     random::add(&mut cases);
+    t5::add(&mut cases);
     cases
 }
 
