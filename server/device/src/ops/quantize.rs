@@ -1,85 +1,93 @@
-//! Rows of numbers as 8-bit ones with a scale for each row, and back.
+//! Rows as signed bytes or 8-bit floats with one f32 scale each, and back.
 //!
-//! Symmetric: a row's largest magnitude becomes the format's largest, 127 or 448, and 0 stays 0.
+//! Rows are tokens of an activation, or output channels of a weight. What multiplies such rows ends with
+//! [`super::epilogue::scale_rows_columns`].
 
-use super::rows::rows;
+use super::rows::{Expected, RowGrid, items, rows, vectors, whole_warps};
 use crate::launch::{FloatKernels, Global, Launch, float_kernels, kernel_args};
 use crate::{Dtype, Error, Result, Tensor};
 
-const TO_I8: FloatKernels = float_kernels!("quantize_i8");
-const TO_F8E4M3: FloatKernels = float_kernels!("quantize_f8e4m3");
-const FROM_I8: FloatKernels = float_kernels!("dequantize_i8");
-const THREADS: u32 = 256;
+const QUANTIZE_I8: FloatKernels = float_kernels!("quantize_i8");
+const QUANTIZE_F8E4M3: FloatKernels = float_kernels!("quantize_f8e4m3");
+const DEQUANTIZE_I8: FloatKernels = float_kernels!("dequantize_i8");
+const DEQUANTIZE_F8E4M3: FloatKernels = float_kernels!("dequantize_f8e4m3");
+const MAX_THREADS: usize = 256;
+/// One total for each warp.
+const SCRATCH_BYTES: usize = 32 * 4;
 
 kernel_args! {
-    struct ToArgs {
+    struct QuantizeArgs {
         x: Global,
-        values: Global,
+        out: Global,
         scales: Global,
         size: u32,
-        unused: u32,
+        vectors: u32,
     }
-    struct FromArgs {
-        values: Global,
+
+    struct DequantizeArgs {
+        x: Global,
         scales: Global,
         out: Global,
         size: u32,
-        unused: u32,
+        blocks_per_row: u32,
+        vectors: u32,
     }
 }
 
-/// Rows `[.., n]` of f32, f16 or bf16 as values in `dtype`, i8 or f8e4m3, and scales `[rows]` in f32.
+/// The rows of `x [.., n]` in f32, f16 or bf16 as I8 or F8E4M3 in the same dimensions, and their scales `[rows]` in f32: the
+/// largest magnitude over 127 or 448. Values are divided by it and rounded to nearest even. A row with an infinity or a
+/// NaN has an infinite scale.
 ///
 /// # Errors
 /// [`Error::Shape`] for another dtype; [`Error::OutOfMemory`].
 pub fn rows_to_8bit(x: &Tensor, dtype: Dtype) -> Result<(Tensor, Tensor)> {
     let op = "rows_to_8bit";
-    let kernels = match dtype {
-        Dtype::I8 => TO_I8,
-        Dtype::F8E4M3 => TO_F8E4M3,
-        other => return Err(Error::shape(op, format!("expected i8 or f8e4m3, found {other}"))),
-    };
-    let kernel = kernels.of(op, x.dtype())?;
     let (count, size) = rows(op, x)?;
-    let values = Tensor::empty(x.device(), x.dims(), dtype)?;
+    let kernel = of_format(op, dtype, QUANTIZE_I8, QUANTIZE_F8E4M3)?.of(op, x.dtype())?;
+    let out = Tensor::empty(x.device(), x.dims(), dtype)?;
     let scales = Tensor::empty(x.device(), &[count], Dtype::F32)?;
-    let args = ToArgs {
+    let vectors = vectors(size, &[x, &out]);
+    let launch = Launch::new(kernel, count, whole_warps(items(size, vectors), MAX_THREADS));
+    let args = QuantizeArgs {
         x: x.global(),
-        values: values.global(),
+        out: out.global(),
         scales: scales.global(),
         size: size as u32,
-        unused: 0,
+        vectors: u32::from(vectors),
     };
-    x.device().launch(&Launch::new(kernel, count, THREADS).shared(32 * 4), &args)?;
-    Ok((values, scales))
+    x.device().launch(&launch.shared(SCRATCH_BYTES), &args)?;
+    Ok((out, scales))
 }
 
-/// A matrix of i8 `[rows, n]` with `[rows]` scales, in f32, f16 or bf16.
+/// The weight `[n, k]` that [`rows_to_8bit`] made `weight` and `scales [n]` of, in f32, f16 or bf16: each product rounded
+/// once.
 ///
 /// # Errors
-/// [`Error::Shape`] for other dtypes or sizes; [`Error::OutOfMemory`].
-pub fn dequantize_weight(values: &Tensor, scales: &Tensor, dtype: Dtype) -> Result<Tensor> {
+/// [`Error::Shape`] if dtypes, sizes or devices do not fit; [`Error::OutOfMemory`].
+pub fn dequantize_weight(weight: &Tensor, scales: &Tensor, dtype: Dtype) -> Result<Tensor> {
     let op = "dequantize_weight";
-    let kernel = FROM_I8.of(op, dtype)?;
-    let (count, size) = rows(op, values)?;
-    if values.dtype() != Dtype::I8 || scales.dtype() != Dtype::F32 || scales.dims() != [count] {
-        let message = format!(
-            "{} {:?} with scales {} {:?}",
-            values.dtype(),
-            values.dims(),
-            scales.dtype(),
-            scales.dims()
-        );
-        return Err(Error::shape(op, message));
-    }
-    let out = Tensor::empty(values.device(), values.dims(), dtype)?;
-    let args = FromArgs {
-        values: values.global(),
+    let [count, size] = weight.dims_n(op)?;
+    let kernel = of_format(op, weight.dtype(), DEQUANTIZE_I8, DEQUANTIZE_F8E4M3)?.of(op, dtype)?;
+    Expected { op, dtype: Dtype::F32, device: weight.device() }.check("scales", scales, &[count])?;
+    let out = Tensor::empty(weight.device(), weight.dims(), dtype)?;
+    let vectors = vectors(size, &[weight, &out]);
+    let grid = RowGrid::new(count, size, vectors);
+    let args = DequantizeArgs {
+        x: weight.global(),
         scales: scales.global(),
         out: out.global(),
         size: size as u32,
-        unused: 0,
+        blocks_per_row: grid.blocks_per_row,
+        vectors: u32::from(vectors),
     };
-    values.device().launch(&Launch::over(kernel, values.len(), THREADS), &args)?;
+    weight.device().launch(&grid.launch(kernel), &args)?;
     Ok(out)
+}
+
+fn of_format(op: &'static str, dtype: Dtype, i8: FloatKernels, f8: FloatKernels) -> Result<FloatKernels> {
+    match dtype {
+        Dtype::I8 => Ok(i8),
+        Dtype::F8E4M3 => Ok(f8),
+        other => Err(Error::shape(op, format!("expected i8 or f8e4m3, found {other}"))),
+    }
 }

@@ -25,11 +25,6 @@ pub(super) fn add(cases: &mut Vec<Case>) {
             }
         }
         cases.push(Case::new(format!("linear {dtype} concat"), move |device| concat(device, dtype)));
-        cases.push(Case::new(format!("dequantize weight {dtype}"), move |device| dequantized(device, dtype)));
-        for to in [Dtype::I8, Dtype::F8E4M3] {
-            cases
-                .push(Case::new(format!("rows {dtype} to {to}"), move |device| quantized(device, dtype, to)));
-        }
     }
     cases.push(Case::new("linear f32 GELU is tanh's", gelu_is_by_tanh));
 }
@@ -115,40 +110,6 @@ fn e4m3(bits: u8) -> f64 {
         _ => (8.0 + fraction) * 2f64.powi(exponent - 10),
     };
     if bits & 128 == 0 { magnitude } else { -magnitude }
-}
-
-/// No value is further from what it stands for than half a step of its format.
-fn quantized(device: &Device, dtype: Dtype, to: Dtype) -> Result<Outcome> {
-    let [rows, k] = [3, 301];
-    let mut x = Numbers::new(5).take(rows * k, dtype);
-    x[k..2 * k].fill(0.0);
-    let (values, scales) = quantize::rows_to_8bit(&Tensor::from_f32(device, &[rows, k], dtype, &x)?, to)?;
-    let (found, scales) = (scaled(&values, &scales, k)?, scales.to_vec::<f32>()?);
-    let errors = x.iter().zip(&found).enumerate().map(|(i, (x, found))| {
-        let (x, scale) = (f64::from(*x), f64::from(scales[i / k]));
-        let half_step = match to {
-            Dtype::I8 => 0.5,
-            _ => (x.abs() / scale * half_unit(to)).max(2f64.powi(-10)),
-        };
-        (x - found).abs() / (half_step * scale)
-    });
-    // The quotient that is rounded has been rounded itself.
-    Ok(Outcome { error: errors.fold(0.0, f64::max), bound: 1.0001 })
-}
-
-/// Each value is the product, rounded once.
-fn dequantized(device: &Device, dtype: Dtype) -> Result<Outcome> {
-    let [rows, k] = [3, 77];
-    let x = Tensor::from_f32(device, &[rows, k], Dtype::F32, &Numbers::new(6).take(rows * k, Dtype::F32))?;
-    let (values, scales) = quantize::rows_to_8bit(&x, Dtype::I8)?;
-    let expected: Vec<f32> = values
-        .to_vec::<i8>()?
-        .iter()
-        .zip(scales.to_vec::<f32>()?.iter().flat_map(|scale| std::iter::repeat_n(*scale, k)))
-        .map(|(value, scale)| rounded(f32::from(*value) * scale, dtype))
-        .collect();
-    let found = quantize::dequantize_weight(&values, &scales, dtype)?.to_f32_vec()?;
-    Ok(Outcome::exact(&found, &expected))
 }
 
 /// Side by side, each layer gives what it gives alone.

@@ -8,8 +8,11 @@ mod elementwise;
 mod epilogue;
 mod linear;
 mod norm;
+mod patch;
 mod qk_norm_rope;
+mod quantize;
 mod random;
+mod t5;
 
 use crate::{Device, Result};
 
@@ -80,7 +83,10 @@ pub fn cases() -> Vec<Case> {
     epilogue::add(&mut cases);
     linear::add(&mut cases);
     norm::add(&mut cases);
+    patch::add(&mut cases);
+    quantize::add(&mut cases);
     random::add(&mut cases);
+    t5::add(&mut cases);
     cases
 }
 
