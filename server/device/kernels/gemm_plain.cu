@@ -35,29 +35,23 @@ DEVICE void product(const gemm::Args& args) {
     fetch(x, args.x.as<const X>(), tile.row, args.m, k, args.k);
     fetch(weight, args.weight.as<const W>(), tile.column, args.n, k, args.k);
     sync_threads();
-#pragma unroll
-    for (uint32_t step = 0; step < DEPTH; step++) {
+    UNROLL for (uint32_t step = 0; step < DEPTH; step++) {
       Sum a[4], b[4];
-#pragma unroll
-      for (uint32_t i = 0; i < 4; i++) {
+      UNROLL for (uint32_t i = 0; i < 4; i++) {
         a[i] = x[step * STRIDE + down + 16 * i];
         b[i] = weight[step * STRIDE + right + 16 * i];
       }
-#pragma unroll
-      for (uint32_t i = 0; i < 4; i++)
-#pragma unroll
-        for (uint32_t j = 0; j < 4; j++) sums[i][j] += a[i] * b[j];
+      UNROLL for (uint32_t i = 0; i < 4; i++)
+        UNROLL for (uint32_t j = 0; j < 4; j++) sums[i][j] += a[i] * b[j];
     }
     sync_threads();
   }
   Global<T> out = args.out.as<T>();
-#pragma unroll
-  for (uint32_t j = 0; j < 4; j++) {
+  UNROLL for (uint32_t j = 0; j < 4; j++) {
     uint32_t column = tile.column + right + 16 * j;
     if (column >= args.n) continue;
     gemm::Column finish = gemm::column_of<T>(args, column);
-#pragma unroll
-    for (uint32_t i = 0; i < 4; i++) {
+    UNROLL for (uint32_t i = 0; i < 4; i++) {
       uint32_t row = tile.row + down + 16 * i;
       if (row >= args.m) continue;
       float scale = gemm::row_scale(args, row);

@@ -24,8 +24,7 @@ DEVICE uint32_t place(uint32_t row, uint32_t chunk) { return row * ROW + (chunk 
 // Starts to copy 128 rows of a matrix; zeros beyond its edges.
 DEVICE void fetch(Shared<uint16_t> shared, uint32_t tile, Units from, uint32_t first_row, uint32_t rows, uint32_t first,
                   uint32_t row_units) {
-#pragma unroll
-  for (uint32_t i = 0; i < TILE * ROW / CHUNK / THREADS; i++) {
+  UNROLL for (uint32_t i = 0; i < TILE * ROW / CHUNK / THREADS; i++) {
     uint32_t index = i * THREADS + threadIdx.x, row = index / 4, chunk = index % 4, unit = first + chunk * CHUNK;
     bool inside = first_row + row < rows && unit < row_units;
     copy_async_16(shared, tile + place(row, chunk), from, uint64_t(first_row + row) * row_units + unit, inside);
@@ -57,8 +56,7 @@ struct Widened {
   DEVICE void finish(Shared<uint16_t> shared, uint32_t tile) {
     for (uint32_t half = 0; half < 2; half++) {
       Vec<uint32_t, 4> chunk;
-#pragma unroll
-      for (int i = 0; i < 4; i++) {
+      UNROLL for (int i = 0; i < 4; i++) {
         int first = int(half) * 8 + 2 * i;
         chunk[i] = pack(from_f32<T>(float(held[first])), from_f32<T>(float(held[first + 1])));
       }
@@ -67,8 +65,7 @@ struct Widened {
   }
   DEVICE static void store(Shared<uint16_t> shared, uint32_t index, Vec<uint32_t, 4> chunk) {
     Vec<uint16_t, 8> values;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
+    UNROLL for (int i = 0; i < 4; i++) {
       values[2 * i] = uint16_t(chunk[i]);
       values[2 * i + 1] = uint16_t(chunk[i] >> 16);
     }
@@ -85,21 +82,17 @@ template <class E, class Sum>
 DEVICE void accumulate(Sum (&sums)[4][4][4], Shared<uint16_t> shared, uint32_t x_tile, uint32_t weight_tile) {
   uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   uint32_t x_row = warp / 4 * 64 + (lane & 15), weight_row = warp % 4 * 32 + 8 * (lane >> 4) + (lane & 7);
-#pragma unroll
-  for (uint32_t step = 0; step < 2; step++) {
+  UNROLL for (uint32_t step = 0; step < 2; step++) {
     uint32_t b[4][2];
-#pragma unroll
-    for (uint32_t j = 0; j < 2; j++) {
+    UNROLL for (uint32_t j = 0; j < 2; j++) {
       uint32_t r[4];
       load_matrices(r, shared, weight_tile + place(weight_row + 16 * j, 2 * step + (lane >> 3 & 1)));
       b[2 * j][0] = r[0], b[2 * j][1] = r[1], b[2 * j + 1][0] = r[2], b[2 * j + 1][1] = r[3];
     }
-#pragma unroll
-    for (uint32_t i = 0; i < 4; i++) {
+    UNROLL for (uint32_t i = 0; i < 4; i++) {
       uint32_t a[4];
       load_matrices(a, shared, x_tile + place(x_row + 16 * i, 2 * step + (lane >> 4)));
-#pragma unroll
-      for (uint32_t j = 0; j < 4; j++) multiply(sums[i][j], a, b[j], E{});
+      UNROLL for (uint32_t j = 0; j < 4; j++) multiply(sums[i][j], a, b[j], E{});
     }
   }
 }
@@ -120,14 +113,12 @@ DEVICE void store_pair(const gemm::Args& args, uint32_t row, uint32_t column, T 
 template <class T, class Sum>
 DEVICE void finish(const gemm::Args& args, gemm::Tile tile, const Sum (&sums)[4][4][4]) {
   uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-#pragma unroll
-  for (uint32_t j = 0; j < 4; j++) {
+  UNROLL for (uint32_t j = 0; j < 4; j++) {
     uint32_t column = tile.column + warp % 4 * 32 + 8 * j + 2 * (lane & 3);
     if (column >= args.n) continue;
     gemm::Column left = gemm::column_of<T>(args, column);
     gemm::Column right = column + 1 < args.n ? gemm::column_of<T>(args, column + 1) : gemm::Column{};
-#pragma unroll
-    for (uint32_t i = 0; i < 8; i++) {
+    UNROLL for (uint32_t i = 0; i < 8; i++) {
       uint32_t row = tile.row + warp / 4 * 64 + 8 * i + (lane >> 2);
       if (row >= args.m) continue;
       float scale = gemm::row_scale(args, row);

@@ -26,6 +26,8 @@ use crate::{Dtype, Error, Result, Tensor};
 
 /// That of CUDA 13.0; earlier ones have other enumerations.
 const LEAST_VERSION: usize = 130_000;
+/// `CUBLAS_OP_T`, which is not among the bindings.
+const TRANSPOSED: i32 = 1;
 /// Proposals that the heuristic is asked for, and how many of them are measured.
 const PROPOSALS: usize = 16;
 const MEASURED: usize = 8;
@@ -242,7 +244,8 @@ impl CublasLt {
             check("cublasLtMatmulAlgoGetHeuristic", Err(CublasError(status)))?;
         }
         let count = if status == Status::CUBLAS_STATUS_SUCCESS { count.max(0) as usize } else { 0 };
-        let usable = found.into_iter().take(count).filter(|found| found.state == Status::CUBLAS_STATUS_SUCCESS);
+        let usable =
+            found.into_iter().take(count).filter(|found| found.state == Status::CUBLAS_STATUS_SUCCESS);
         Ok(usable.take(MEASURED).map(|found| found.algo))
     }
 }
@@ -288,7 +291,7 @@ impl Plan {
     fn without_algorithm(key: Key, product: &Product<'_>) -> Result<Option<Self>> {
         let (input, out) = (data_type(key.input)?, data_type(key.out)?);
         let descriptor = Descriptor::new()?;
-        let accepted = descriptor.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, sys::cublasOperation_t::CUBLAS_OP_T as i32)?
+        let accepted = descriptor.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, TRANSPOSED)?
             && descriptor.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, key.epilogue() as u32)?
             && (!key.bias || descriptor.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, out as i32)?)
             && (!key.scaled || descriptor.scale_rows_and_columns()?);

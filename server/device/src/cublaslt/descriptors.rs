@@ -48,8 +48,10 @@ pub(super) fn is_refusal(status: Status) -> bool {
 #[expect(unsafe_code, reason = "the library's API")]
 impl Descriptor {
     pub(super) fn new() -> Result<Self> {
-        let created =
-            result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType::CUDA_R_32F);
+        let created = result::create_matmul_desc(
+            sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+            sys::cudaDataType::CUDA_R_32F,
+        );
         Ok(Self(Handle(check("cublasLtMatmulDescCreate", created)?)))
     }
 
@@ -99,7 +101,6 @@ impl Drop for Descriptor {
     }
 }
 
-#[expect(unsafe_code, reason = "the library's API")]
 impl Layout {
     /// Columns that follow each other without a gap.
     pub(super) fn new(data_type: sys::cudaDataType, rows: usize, columns: usize) -> Result<Self> {

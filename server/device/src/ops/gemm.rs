@@ -92,7 +92,9 @@ impl Product<'_> {
         {
             return wrong("bias", format!("{} [{n}]", self.out.dtype()), bias);
         }
-        for (what, scales, len) in [("row scales", self.row_scales, m), ("column scales", self.column_scales, n)] {
+        for (what, scales, len) in
+            [("row scales", self.row_scales, m), ("column scales", self.column_scales, n)]
+        {
             if let Some(scales) = scales
                 && (scales.len() != len || scales.dtype() != Dtype::F32)
             {

@@ -78,9 +78,9 @@ impl Weight {
     fn tensors_mut(&mut self) -> (&mut Tensor, Option<&mut Tensor>) {
         match self {
             Self::Dense(values) => (values, None),
-            Self::Int8WeightOnly { values, scales } | Self::Int8 { values, scales } | Self::Fp8 { values, scales } => {
-                (values, Some(scales))
-            }
+            Self::Int8WeightOnly { values, scales }
+            | Self::Int8 { values, scales }
+            | Self::Fp8 { values, scales } => (values, Some(scales)),
         }
     }
 
@@ -88,9 +88,9 @@ impl Weight {
     fn parts(&self) -> (&Tensor, Option<&Tensor>) {
         match self {
             Self::Dense(values) => (values, None),
-            Self::Int8WeightOnly { values, scales } | Self::Int8 { values, scales } | Self::Fp8 { values, scales } => {
-                (values, Some(scales))
-            }
+            Self::Int8WeightOnly { values, scales }
+            | Self::Int8 { values, scales }
+            | Self::Fp8 { values, scales } => (values, Some(scales)),
         }
     }
 
@@ -114,18 +114,23 @@ impl Linear {
             Some(EightBit::Int8 | EightBit::Int8WeightOnly) => values.dtype() == Dtype::I8,
         };
         if !fits {
-            return Err(Error::shape(OP, format!("a {:?} weight cannot be in {}", weight.kind(), values.dtype())));
+            return Err(Error::shape(
+                OP,
+                format!("a {:?} weight cannot be in {}", weight.kind(), values.dtype()),
+            ));
         }
         if let Some(scales) = scales
             && (scales.dims() != [rows] || scales.dtype() != Dtype::F32)
         {
-            let message = format!("scales: expected f32 [{rows}], found {} {:?}", scales.dtype(), scales.dims());
+            let message =
+                format!("scales: expected f32 [{rows}], found {} {:?}", scales.dtype(), scales.dims());
             return Err(Error::shape(OP, message));
         }
         if let Some(bias) = &bias
             && (bias.dims() != [rows] || !bias.dtype().is_float())
         {
-            let message = format!("bias: expected f32, f16 or bf16 [{rows}], found {} {:?}", bias.dtype(), bias.dims());
+            let message =
+                format!("bias: expected f32, f16 or bf16 [{rows}], found {} {:?}", bias.dtype(), bias.dims());
             return Err(Error::shape(OP, message));
         }
         Ok(Self { weight, bias })
@@ -150,10 +155,18 @@ impl Linear {
     /// # Errors
     /// [`Error::Shape`] if they differ in more than their number of outputs; [`Error::OutOfMemory`].
     pub fn concat(layers: &[&Self]) -> Result<Self> {
-        let Some(first) = layers.first() else { return Err(Error::shape(OP, "no layers to put side by side")) };
+        let Some(first) = layers.first() else {
+            return Err(Error::shape(OP, "no layers to put side by side"));
+        };
         let kind = first.weight.kind();
-        if layers.iter().any(|layer| layer.weight.kind() != kind || layer.bias.is_some() != first.bias.is_some()) {
-            return Err(Error::shape(OP, "layers side by side are of one kind, all with a bias or all without"));
+        if layers
+            .iter()
+            .any(|layer| layer.weight.kind() != kind || layer.bias.is_some() != first.bias.is_some())
+        {
+            return Err(Error::shape(
+                OP,
+                "layers side by side are of one kind, all with a bias or all without",
+            ));
         }
         let values = concat(layers.iter().map(|layer| layer.weight.parts().0))?;
         let scales: Option<Vec<&Tensor>> = layers.iter().map(|layer| layer.weight.parts().1).collect();
@@ -251,8 +264,11 @@ fn concat<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Result<Tensor> {
     let tensors: Vec<&Tensor> = tensors.into_iter().collect();
     let first = tensors[0];
     let inner = &first.dims()[1..];
-    if let Some(other) = tensors.iter().find(|tensor| &tensor.dims()[1..] != inner || tensor.dtype() != first.dtype()) {
-        let message = format!("{} {:?} beside {} {:?}", first.dtype(), first.dims(), other.dtype(), other.dims());
+    if let Some(other) =
+        tensors.iter().find(|tensor| &tensor.dims()[1..] != inner || tensor.dtype() != first.dtype())
+    {
+        let message =
+            format!("{} {:?} beside {} {:?}", first.dtype(), first.dims(), other.dtype(), other.dims());
         return Err(Error::shape(OP, message));
     }
     let mut dims = first.dims().to_vec();

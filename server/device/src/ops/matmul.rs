@@ -53,7 +53,9 @@ fn is_aligned(product: &Product<'_>, Sizes { n, k, .. }: Sizes) -> bool {
 
 /// A weight of integers, as x' dtype.
 fn widened(product: &Product<'_>, sizes: Sizes) -> Result<bool> {
-    let Some(scales) = product.column_scales.filter(|_| sizes.m >= WIDENED_FROM_ROWS) else { return Ok(false) };
+    let Some(scales) = product.column_scales.filter(|_| sizes.m >= WIDENED_FROM_ROWS) else {
+        return Ok(false);
+    };
     let weight = quantize::dequantize_weight(product.weight, scales, product.x.dtype())?;
     multiply(&Product { weight: &weight, column_scales: None, ..*product })
 }
@@ -78,7 +80,15 @@ fn fp8(product: &Product<'_>, Sizes { m, n, k }: Sizes) -> Result<bool> {
     for first in (0..m).step_by(rows) {
         let count = rows.min(m - first);
         let (x, sums) = (x.slice(first, count)?, sums.slice(0, count)?);
-        let plain = Product { x: &x, weight: product.weight, bias: None, row_scales: None, column_scales: None, activation: Activation::Identity, out: &sums };
+        let plain = Product {
+            x: &x,
+            weight: product.weight,
+            bias: None,
+            row_scales: None,
+            column_scales: None,
+            activation: Activation::Identity,
+            out: &sums,
+        };
         if !multiply(&plain)? {
             return Ok(false);
         }

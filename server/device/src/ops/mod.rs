@@ -6,10 +6,13 @@
 pub mod attention;
 pub mod elementwise;
 pub mod epilogue;
-pub mod qk_norm_rope;
 pub(crate) mod gemm;
 pub mod linear;
 mod matmul;
 pub mod norm;
+pub mod patch;
+pub mod qk_norm_rope;
+pub mod quantize;
 pub mod random;
 mod rows;
+pub mod t5;

@@ -6,9 +6,13 @@
 mod attention;
 mod elementwise;
 mod epilogue;
+mod linear;
 mod norm;
+mod patch;
 mod qk_norm_rope;
+mod quantize;
 mod random;
+mod t5;
 
 use crate::{Device, Result};
 
@@ -77,8 +81,12 @@ pub fn cases() -> Vec<Case> {
     qk_norm_rope::add(&mut cases);
     elementwise::add(&mut cases);
     epilogue::add(&mut cases);
+    linear::add(&mut cases);
     norm::add(&mut cases);
+    patch::add(&mut cases);
+    quantize::add(&mut cases);
     random::add(&mut cases);
+    t5::add(&mut cases);
     cases
 }
 

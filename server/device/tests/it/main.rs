@@ -5,6 +5,10 @@ mod cudnn;
 #[cfg(feature = "emulator")]
 mod faults;
 #[cfg(feature = "emulator")]
+mod linear;
+#[cfg(feature = "emulator")]
+mod refusals;
+#[cfg(feature = "emulator")]
 mod selftest;
 #[cfg(feature = "emulator")]
 mod tensor;

@@ -5,7 +5,7 @@ use device::{Capability, Device, Dtype, Error, Settings, Tensor, Uploader};
 const CAPABILITY: Capability = Capability { major: 8, minor: 0 };
 
 fn emulator(memory_limit_bytes: Option<usize>) -> Device {
-    Device::emulator(CAPABILITY, false, Settings { memory_limit_bytes })
+    Device::emulator(CAPABILITY, false, Settings { memory_limit_bytes, ..Settings::default() })
 }
 
 #[test]
