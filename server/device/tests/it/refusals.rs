@@ -1,4 +1,5 @@
 //! Operations say what does not fit them before anything is launched.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use device::ops::epilogue::{Activation, Scales, scale_rows_columns};
 use device::ops::norm::{Norm, ShiftScale, Streams, modulated};
