@@ -13,7 +13,7 @@ pub(crate) struct Account {
     limit: AtomicUsize,
 }
 
-/// What an [`Account`] says.
+/// What a device's tensors take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
     /// Now.

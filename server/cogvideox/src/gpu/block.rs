@@ -32,8 +32,11 @@ pub(super) struct NormWeights {
 
 impl NormWeights {
     pub(super) fn load(scope: &Scope<'_>, size: usize, eps: f32, affine: bool) -> Result<Self> {
-        let affine =
-            if affine { Some([scope.tensor("weight", &[size])?, scope.tensor("bias", &[size])?]) } else { None };
+        let affine = if affine {
+            Some([scope.tensor("weight", &[size])?, scope.tensor("bias", &[size])?])
+        } else {
+            None
+        };
         Ok(Self { affine, eps })
     }
 
@@ -130,7 +133,7 @@ impl Block {
     }
 
     fn attend(&self, normed: &Tensor, input: &BlockInput<'_>) -> Result<Tensor> {
-        let qkv = self.to_qkv.forward(normed, Activation::None)?;
+        let qkv = self.to_qkv.forward(normed, Activation::Identity)?;
         let [_, _, width] = qkv.dims_n("attention")?;
         let head_dim = width / 3 / input.heads;
         qk_norm_rope::in_place(
@@ -158,7 +161,7 @@ impl Block {
         };
         let attended = attention.forward()?;
         drop(qkv);
-        Ok(self.to_out.forward(&attended, Activation::None)?)
+        Ok(self.to_out.forward(&attended, Activation::Identity)?)
     }
 
     /// In place and a few rows at a time: the hidden layer is four times as wide as everything else.
@@ -169,7 +172,7 @@ impl Block {
         for first in (0..rows).step_by(ff_rows.max(1)) {
             let states = states.slice(first, ff_rows.min(rows - first))?;
             let hidden = self.ff_in.forward(&states, Activation::GeluTanh)?;
-            self.ff_out.forward_into(&hidden, Activation::None, &states)?;
+            self.ff_out.forward_into(&hidden, Activation::Identity, &states)?;
         }
         Ok(())
     }

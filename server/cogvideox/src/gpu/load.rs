@@ -19,7 +19,7 @@ use crate::pipeline_config::read_config;
 use crate::text_encoder::read_t5_config;
 use crate::transformer::TransformerConfig;
 use crate::vae::VaeConfig;
-use crate::weights::{DIFFUSERS_STEM, TRANSFORMERS_STEM, Weights};
+use crate::weights::{DIFFUSERS_STEM, TRANSFORMERS_STEM};
 use crate::{Error, Result};
 
 /// Which device holds which part.
@@ -69,10 +69,16 @@ pub(super) struct Sources {
 
 impl Sources {
     fn open(dir: &Path, placement: &Placement) -> Result<Self> {
-        let transformer =
-            placement.transformer.iter().map(|device| Source::open(&dir.join("transformer"), DIFFUSERS_STEM, device));
+        let transformer = placement
+            .transformer
+            .iter()
+            .map(|device| Source::open(&dir.join("transformer"), DIFFUSERS_STEM, device));
         Ok(Self {
-            text_encoder: Source::open(&dir.join("text_encoder"), TRANSFORMERS_STEM, &placement.text_encoder)?,
+            text_encoder: Source::open(
+                &dir.join("text_encoder"),
+                TRANSFORMERS_STEM,
+                &placement.text_encoder,
+            )?,
             transformer: transformer.collect::<Result<_>>()?,
             vae: Source::open(&dir.join("vae"), DIFFUSERS_STEM, &placement.vae)?,
         })
@@ -124,18 +130,15 @@ fn choose(
 ) -> Result<MemoryPlan> {
     let device = &options.placement.vae;
     let defaults = &description.defaults;
-    let latents = LatentShape::of_size(
-        [defaults.num_frames, defaults.height, defaults.width],
-        &configs.transformer,
-    )?;
+    let latents =
+        LatentShape::of_size([defaults.num_frames, defaults.height, defaults.width], &configs.transformer)?;
     let job = Job {
         latents: [latents.frames, latents.height, latents.width],
         text_tokens: description.max_prompt_tokens,
         num_inference_steps: defaults.num_inference_steps,
         guidance: true,
     };
-    let planner =
-        Planner { configs, dtype, precision: options.precision, capability: device.capability() };
+    let planner = Planner { configs, dtype, precision: options.precision, capability: device.capability() };
     Ok(planner.plan(device.memory()?.0, &job)?.0)
 }
 
@@ -167,7 +170,10 @@ pub(super) fn build(
             (Some(transformer), true) => Box::new(transformer),
             _ => {
                 let found = placement.transformer.len();
-                return Err(Error::invalid("devices", format!("expected 1 or 2 for one video, found {found}")));
+                return Err(Error::invalid(
+                    "devices",
+                    format!("expected 1 or 2 for one video, found {found}"),
+                ));
             }
         },
     };

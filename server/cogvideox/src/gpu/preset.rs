@@ -63,10 +63,13 @@ impl Preset {
     }
 
     pub(super) fn configs(self) -> Configs {
-        let transformer = TransformerConfig { use_rotary_positional_embeddings: true, ..TransformerConfig::default() };
+        let transformer =
+            TransformerConfig { use_rotary_positional_embeddings: true, ..TransformerConfig::default() };
         let wide = TransformerConfig { num_attention_heads: 48, num_layers: 42, ..transformer.clone() };
         match self {
-            Self::Cogvideox2b => Configs { transformer: TransformerConfig::default(), ..published(1.152_584_26) },
+            Self::Cogvideox2b => {
+                Configs { transformer: TransformerConfig::default(), ..published(1.152_584_26) }
+            }
             Self::Cogvideox5b => Configs { transformer: wide, ..published(0.7) },
             Self::Cogvideox15 => Configs {
                 transformer: TransformerConfig {

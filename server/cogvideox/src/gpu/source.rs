@@ -161,6 +161,7 @@ impl<'a> Scope<'a> {
     /// FNV-1a of the full name.
     fn seed(&self, name: &str) -> u64 {
         let bytes = self.prefix.bytes().chain([b'.']).chain(name.bytes());
-        bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+        bytes
+            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
     }
 }

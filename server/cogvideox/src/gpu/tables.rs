@@ -88,7 +88,10 @@ impl TableMaker<'_> {
         let (dim, time_dim) = (self.config.inner_dim(), self.config.time_embed_dim);
         let emb = self.embed(&root, timesteps, ofs)?;
         let rows = |scope: &Scope<'_>, chunks: usize| -> Result<Tensor> {
-            Ok(scope.pp("linear").linear(time_dim, chunks * dim, true)?.forward(&emb, Activation::None)?)
+            Ok(scope
+                .pp("linear")
+                .linear(time_dim, chunks * dim, true)?
+                .forward(&emb, Activation::Identity)?)
         };
         let blocks = root.pp("transformer_blocks");
         let blocks = (0..self.config.num_layers).map(|i| {
@@ -126,7 +129,7 @@ impl TableMaker<'_> {
         let sinusoids =
             Tensor::from_f32(self.device, &[values.len(), from], dtype_of(self.dtype)?, &sinusoids)?;
         let linear = |name, from| -> Result<Linear> { scope.pp(name).linear(from, to, true) };
-        let hidden = linear("linear_1", from)?.forward(&sinusoids, Activation::None)?;
-        Ok(linear("linear_2", to)?.forward(&elementwise::silu(&hidden)?, Activation::None)?)
+        let hidden = linear("linear_1", from)?.forward(&sinusoids, Activation::Identity)?;
+        Ok(linear("linear_2", to)?.forward(&elementwise::silu(&hidden)?, Activation::Identity)?)
     }
 }

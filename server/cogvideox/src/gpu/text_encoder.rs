@@ -91,7 +91,8 @@ impl TextEncoder for GpuTextEncoder {
         let tokens = ids.len();
         let bias = position_bias(&self.config, &self.relative_attention_bias, tokens);
         let bias = Tensor::from_slice(&self.device, &[self.config.num_heads, 2 * tokens - 1], &bias)?;
-        let mut hidden = t5::embedding(&self.embed_tokens, ids)?.reshape(&[1, tokens, self.config.d_model])?;
+        let mut hidden =
+            t5::embedding(&self.embed_tokens, ids)?.reshape(&[1, tokens, self.config.d_model])?;
         self.blocks.for_each(|_, block| {
             check()?;
             hidden = block.forward(&hidden, &bias)?;
@@ -140,7 +141,7 @@ impl Block {
 
     /// `(1, s, d_model)`; in f16 the result is f32.
     fn forward(&self, hidden: &Tensor, bias: &Tensor) -> Result<Tensor> {
-        let qkv = self.qkv.forward(&self.attention_norm.forward(hidden)?, Activation::None)?;
+        let qkv = self.qkv.forward(&self.attention_norm.forward(hidden)?, Activation::Identity)?;
         let [_, _, width] = qkv.dims_n("attention")?;
         let [q, k, v] = Heads::of_qkv(&qkv)?;
         // T5 does not scale its scores.
@@ -154,13 +155,14 @@ impl Block {
             bias: Some(bias),
             score_bound: None,
         };
-        let attended = self.o.forward(&attention.forward()?, Activation::None)?;
-        let hidden = t5::clamp_f16(&t5::promoting_add(hidden, &attended)?)?;
+        let attended = self.o.forward(&attention.forward()?, Activation::Identity)?;
+        let hidden = elementwise::promoting_add(hidden, &attended)?;
+        t5::clamp_f16_in_place(&hidden)?;
         let normed = self.ff_norm.forward(&hidden)?;
-        let gate = self.wi_0.forward(&normed, Activation::None)?;
-        let gated = t5::gated_gelu(&gate, &self.wi_1.forward(&normed, Activation::None)?)?;
+        let gate = self.wi_0.forward(&normed, Activation::Identity)?;
+        let gated = t5::gated_gelu(&gate, &self.wi_1.forward(&normed, Activation::Identity)?)?;
         let gated = elementwise::cast(&gated, self.wo_dtype)?;
-        Ok(t5::promoting_add(&hidden, &self.wo.forward(&gated, Activation::None)?)?)
+        Ok(elementwise::promoting_add(&hidden, &self.wo.forward(&gated, Activation::Identity)?)?)
     }
 }
 

@@ -119,10 +119,7 @@ impl GpuTransformer {
         let rotary = positions.rotary().map(|(cos, sin)| -> Result<[Tensor; 2]> {
             let head_dim = self.config.attention_head_dim;
             let dims = [cos.len() / head_dim, head_dim];
-            Ok([
-                Tensor::from_slice(&self.device, &dims, cos)?,
-                Tensor::from_slice(&self.device, &dims, sin)?,
-            ])
+            Ok([Tensor::from_slice(&self.device, &dims, cos)?, Tensor::from_slice(&self.device, &dims, sin)?])
         });
         let table = positions.table().map(|table| to_device(&table.to_dtype(self.dtype)?, &self.device));
         *slot = Some(DevicePositions {
@@ -135,8 +132,9 @@ impl GpuTransformer {
 
     /// Text and patches as one sequence with their positions, `(b, text + video, inner)`.
     fn embed(&self, latents: &Tensor, text: &Tensor, positions: &DevicePositions) -> Result<Tensor> {
-        let text = self.text_proj.forward(text, Activation::None)?;
-        let video = self.patch_proj.forward(&patch::patchify(latents, self.patch())?, Activation::None)?;
+        let text = self.text_proj.forward(text, Activation::Identity)?;
+        let video =
+            self.patch_proj.forward(&patch::patchify(latents, self.patch())?, Activation::Identity)?;
         let [_, text_len, inner] = text.dims_n("text_proj")?;
         let [_, video_len, _] = video.dims_n("patch_embed")?;
         let table = match &positions.table {
@@ -217,7 +215,7 @@ impl GpuTransformer {
         let shift_scale = ShiftScale { table: &row, shift: [0, 0], scale: [1, 1] };
         let streams = Streams { tokens: tokens - text_len, text_len: 0 };
         let modulated = norm::modulated(&normed, &self.norm_out.norm(), &shift_scale, streams)?;
-        let patches = self.proj_out.forward(&modulated, Activation::None)?;
+        let patches = self.proj_out.forward(&modulated, Activation::Identity)?;
         let Grid { frames, rows, columns } = step.grid;
         Ok(patch::unpatchify(&patches, PatchGrid { frames, rows, columns }, self.patch())?)
     }
@@ -251,8 +249,12 @@ impl Denoiser for GpuTransformer {
             return Ok(());
         }
         *tables = None;
-        let maker =
-            TableMaker { config: &self.config, source: &self.source, dtype: self.dtype, device: &self.device };
+        let maker = TableMaker {
+            config: &self.config,
+            source: &self.source,
+            dtype: self.dtype,
+            device: &self.device,
+        };
         *tables = Some(maker.make(timesteps, ofs)?);
         Ok(())
     }

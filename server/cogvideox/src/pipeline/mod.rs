@@ -97,7 +97,11 @@ impl CogVideoXPipeline {
         Self::check_dtype(&description, dtype)?;
         let components = Components {
             text_encoder: Box::new(T5EncoderModel::load(&dir.join("text_encoder"), dtype, device)?),
-            transformer: Box::new(CogVideoXTransformer3DModel::load(&dir.join("transformer"), dtype, device)?),
+            transformer: Box::new(CogVideoXTransformer3DModel::load(
+                &dir.join("transformer"),
+                dtype,
+                device,
+            )?),
             vae: Box::new(AutoencoderKlCogVideoX::load(&dir.join("vae"), dtype, device)?),
         };
         Self::assemble(dir, description, components, dtype, None)
@@ -129,7 +133,8 @@ impl CogVideoXPipeline {
             weights::digest(&dir.join("vae"), DIFFUSERS_STEM)?,
         ];
         let weights_digest = sha256(digests.concat().as_bytes());
-        let pipeline = Self { plan, ..Self::new(description, components, dtype, &Device::Cpu, weights_digest) };
+        let pipeline =
+            Self { plan, ..Self::new(description, components, dtype, &Device::Cpu, weights_digest) };
         pipeline.check_components(dir)?;
         Ok(pipeline)
     }

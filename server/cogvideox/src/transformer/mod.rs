@@ -239,7 +239,10 @@ fn load_patch_proj(scope: &WeightScope<'_>, config: &TransformerConfig) -> Resul
     Ok(Linear::new(weight, bias))
 }
 
-pub(crate) fn load_learned_table(scope: &WeightScope<'_>, config: &TransformerConfig) -> Result<Option<Tensor>> {
+pub(crate) fn load_learned_table(
+    scope: &WeightScope<'_>,
+    config: &TransformerConfig,
+) -> Result<Option<Tensor>> {
     if !config.use_learned_positional_embeddings {
         // diffusers once stored the fixed sincos table too.
         scope.ignore("pos_embedding");
