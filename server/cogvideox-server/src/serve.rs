@@ -72,8 +72,8 @@ async fn serve(config: Config, start_paused: bool) -> anyhow::Result<()> {
     let devices = config.model.device.iter().enumerate();
     let workers = worker::start(
         worker_config(&config),
-        data.queue.clone(),
-        worker::Stores { videos: data.store.clone(), checkpoints: data.checkpoints.clone() },
+        &data.queue,
+        &worker::Stores { videos: data.store.clone(), checkpoints: data.checkpoints.clone() },
         devices.map(|(number, device)| worker_device(&config, number, source.on(*device))).collect(),
     )?;
     let state = door::state(door::Parts {

@@ -117,8 +117,8 @@ pub struct Workers {
 /// [`Error::Thread`] if the system gives no thread.
 pub fn start<G, B>(
     config: WorkerConfig,
-    queue: Queue,
-    stores: Stores,
+    queue: &Queue,
+    stores: &Stores,
     devices: Vec<Device<B>>,
 ) -> Result<Workers>
 where

@@ -68,7 +68,7 @@ impl Bench {
             move || FakeGenerator::build(&baton)
         };
         let devices = (0..count).map(|number| Device { name: format!("fake:{number}"), build: build() });
-        worker::start(config, self.queue.clone(), self.stores.clone(), devices.collect()).unwrap()
+        worker::start(config, &self.queue, &self.stores, devices.collect()).unwrap()
     }
 
     pub(crate) async fn enqueue(&self, prompt: &str) -> VideoId {

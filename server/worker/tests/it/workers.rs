@@ -129,8 +129,7 @@ async fn a_worker_that_cannot_be_built_leaves_the_work_to_the_others() {
         };
         Device { name: name.to_owned(), build }
     });
-    let mut workers =
-        worker::start(CONFIG, bench.queue.clone(), bench.stores.clone(), devices.into()).unwrap();
+    let mut workers = worker::start(CONFIG, &bench.queue, &bench.stores, devices.into()).unwrap();
     until_one_failed(&mut workers).await;
     patient(workers.ready.wait_for(|ready| *ready == Readiness::Ready)).await.unwrap();
     assert_eq!(states(&workers), [Readiness::Failed("no such device".to_owned()), Readiness::Ready]);
