@@ -6,10 +6,10 @@
 use std::sync::{Mutex, PoisonError, mpsc::Sender};
 
 use queue::{CancellationToken, Owner, Queue};
-use tokio::{sync::watch, time::sleep};
+use tokio::time::sleep;
 use tracing::Instrument as _;
 
-use crate::{Readiness, Stores, WorkerConfig, attempt::Attempt, pulse::Heart, thread::Job};
+use crate::{Readiness, Stores, WorkerConfig, attempt::Attempt, pulse::Heart, readiness::Slot, thread::Job};
 
 pub(crate) struct Runner {
     pub(crate) config: WorkerConfig,
@@ -17,7 +17,7 @@ pub(crate) struct Runner {
     pub(crate) stores: Stores,
     pub(crate) owner: Owner,
     pub(crate) jobs: Sender<Job>,
-    pub(crate) readiness: watch::Sender<Readiness>,
+    pub(crate) slot: Slot,
     pub(crate) heart: Heart,
     /// The part of a second of video that is not counted yet.
     pub(crate) video_seconds: Mutex<f64>,
@@ -61,7 +61,7 @@ impl Runner {
 
     /// Waits for the generator; false if there will be none.
     async fn generator_is_ready(&self) -> bool {
-        let mut readiness = self.readiness.subscribe();
+        let mut readiness = self.slot.subscribe();
         loop {
             tokio::select! {
                 biased;
