@@ -54,7 +54,7 @@ struct Inner {
 
 enum Kind {
     #[cfg(feature = "cuda")]
-    Cuda(crate::cuda::Cuda),
+    Cuda(Box<crate::cuda::Cuda>),
     #[cfg(feature = "emulator")]
     Emulator(crate::emulator::Emulator),
     Planner(Planner),
@@ -81,7 +81,7 @@ impl Device {
     /// [`Error::Unavailable`] without a driver, or without such a GPU.
     #[cfg(feature = "cuda")]
     pub fn cuda(ordinal: usize, settings: Settings) -> Result<Self> {
-        Ok(Self::new(Kind::Cuda(crate::cuda::Cuda::new(ordinal, settings)?), settings))
+        Ok(Self::new(Kind::Cuda(Box::new(crate::cuda::Cuda::new(ordinal, settings)?)), settings))
     }
 
     /// A GPU of this capability, emulated; `reverse` runs blocks and threads backwards, which no kernel may notice.
@@ -98,7 +98,7 @@ impl Device {
     pub(crate) fn backend(&self) -> &dyn Backend {
         match &self.0.kind {
             #[cfg(feature = "cuda")]
-            Kind::Cuda(cuda) => cuda,
+            Kind::Cuda(cuda) => cuda.as_ref(),
             #[cfg(feature = "emulator")]
             Kind::Emulator(emulator) => emulator,
             Kind::Planner(planner) => planner,

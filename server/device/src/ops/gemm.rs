@@ -104,10 +104,9 @@ impl Product<'_> {
         if self.x.dtype().is_float() && self.x.dtype() != self.out.dtype() {
             return wrong("result", self.x.dtype().to_string(), self.out);
         }
-        for tensor in [Some(self.weight), self.bias, self.row_scales, self.column_scales, Some(self.x)] {
-            if let Some(tensor) = tensor {
-                self.out.device().expect_same(OP, tensor.device())?;
-            }
+        let all = [Some(self.x), Some(self.weight), self.bias, self.row_scales, self.column_scales];
+        for tensor in all.into_iter().flatten() {
+            self.out.device().expect_same(OP, tensor.device())?;
         }
         if m.max(n).max(k) > i32::MAX as usize / 2 {
             return Err(Error::shape(OP, format!("{m} x {n} x {k} is more than 2^30 in one direction")));
@@ -117,8 +116,8 @@ impl Product<'_> {
 
     /// Whether both operands' rows and the result begin at multiples of 16 bytes.
     fn is_aligned(&self, k: usize) -> bool {
-        [self.x, self.weight].iter().all(|operand| k * operand.dtype().bytes() % 16 == 0)
-            && [self.x, self.weight, self.out].iter().all(|tensor| tensor.address() % 16 == 0)
+        [self.x, self.weight].iter().all(|operand| (k * operand.dtype().bytes()).is_multiple_of(16))
+            && [self.x, self.weight, self.out].iter().all(|tensor| tensor.address().is_multiple_of(16))
     }
 
     /// The kernel for tensor cores, if there is one.

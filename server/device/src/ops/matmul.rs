@@ -44,11 +44,11 @@ fn by_library(product: &Product<'_>) -> Result<bool> {
 /// The library's condition for tensor cores; it wants it for all types of 8 bits.
 fn is_aligned(product: &Product<'_>, Sizes { n, k, .. }: Sizes) -> bool {
     let rows = [(product.x, k), (product.weight, k), (product.out, n)];
-    rows.iter().all(|(tensor, columns)| columns * tensor.dtype().bytes() % 16 == 0)
+    rows.iter().all(|(tensor, columns)| (columns * tensor.dtype().bytes()).is_multiple_of(16))
         && [Some(product.x), Some(product.weight), Some(product.out), product.bias]
             .into_iter()
             .flatten()
-            .all(|tensor| tensor.address() % 16 == 0)
+            .all(|tensor| tensor.address().is_multiple_of(16))
 }
 
 /// A weight of integers, as x' dtype.
@@ -67,7 +67,7 @@ fn fp8(product: &Product<'_>, Sizes { m, n, k }: Sizes) -> Result<bool> {
     let (Some(row_scales), Some(column_scales)) = (product.row_scales, product.column_scales) else {
         return Ok(false);
     };
-    if device.capability() < ADA || n % FP8_MULTIPLE != 0 {
+    if device.capability() < ADA || !n.is_multiple_of(FP8_MULTIPLE) {
         return Ok(false);
     }
     if device.capability() == HOPPER && product.out.dtype() != Dtype::F32 && multiply(product)? {
