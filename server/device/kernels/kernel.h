@@ -76,6 +76,9 @@ DEVICE Shared<T> shared_array(uint32_t offset_bytes, uint32_t count) {
   return {reinterpret_cast<T*>(dynamic_shared + offset_bytes)};
 }
 
+// Before a loop over an array that must stay in registers.
+#define UNROLL _Pragma("unroll")
+
 #define KERNEL(name, Args, threads, min_blocks) \
   extern "C" __global__ void __launch_bounds__(threads, min_blocks) name(const __grid_constant__ Args args)
 

@@ -48,6 +48,8 @@ void check_aligned(const void* address, uint64_t bytes);
 #define blockDim (emulator::current.block_dim)
 #define gridDim (emulator::current.grid_dim)
 
+#define UNROLL
+
 #define KERNEL(name, Args, threads, min_blocks)                                                             \
   static void name##_body(const Args& args);                                                                \
   static void name##_erased(const void* args) { name##_body(*static_cast<const Args*>(args)); }             \

@@ -3,4 +3,8 @@
 //! Shapes are checked here, so that a kernel may rely on them. Results go to new tensors unless a name ends in
 //! `_in_place` or `_into`.
 
+pub mod conv;
+pub mod group_norm;
+pub mod layout;
 pub mod random;
+pub mod video;
