@@ -3,7 +3,11 @@
 //! A case draws its own inputs, runs an operation, and compares. Sizes are small and odd. Bounds follow from the
 //! formats: what is rounded once may be off by half a unit of its dtype.
 
+mod conv;
+mod group_norm;
+mod layout;
 mod random;
+mod video;
 
 use crate::{Device, Result};
 
@@ -38,7 +42,8 @@ impl Outcome {
             let difference = (f64::from(*found) - expected).abs() / scale;
             if difference.is_finite() { difference } else { f64::INFINITY }
         });
-        let error = if found.len() == expected.len() { differences.fold(0.0, f64::max) } else { f64::INFINITY };
+        let error =
+            if found.len() == expected.len() { differences.fold(0.0, f64::max) } else { f64::INFINITY };
         Self { error, bound }
     }
 
@@ -67,7 +72,11 @@ impl Case {
 /// All of them.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
+    conv::add(&mut cases);
+    group_norm::add(&mut cases);
+    layout::add(&mut cases);
     random::add(&mut cases);
+    video::add(&mut cases);
     cases
 }
 
