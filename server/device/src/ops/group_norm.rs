@@ -77,7 +77,8 @@ struct Share {
 impl Share {
     fn of(channels: usize, tensors: &[&Tensor]) -> Self {
         let len = 16 / tensors[0].dtype().bytes();
-        let fast = channels % len == 0 && tensors.iter().all(|tensor| tensor.address().is_multiple_of(16));
+        let fast =
+            channels.is_multiple_of(len) && tensors.iter().all(|tensor| tensor.address().is_multiple_of(16));
         let len = if fast { len } else { 1 };
         Self { vectors: channels / len, fast, len }
     }

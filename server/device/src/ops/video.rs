@@ -49,8 +49,14 @@ pub fn double_frames(x: &Tensor) -> Result<Tensor> {
     let [frames, height, width, channels] = x.dims_n::<4>("double_frames")?;
     let out_frames = 2 * frames - frames % 2;
     let out = Tensor::empty(x.device(), &[out_frames, height, width, channels], x.dtype())?;
-    for index in 0..out_frames {
-        out.slice(index, 1)?.copy_from(&x.slice((index + frames % 2) / 2, 1)?)?;
+    let single = frames % 2;
+    if single == 1 {
+        out.slice(0, 1)?.copy_from(&x.slice(0, 1)?)?;
+    }
+    for index in single..frames {
+        for copy in 0..2 {
+            out.slice(2 * index - single + copy, 1)?.copy_from(&x.slice(index, 1)?)?;
+        }
     }
     Ok(out)
 }

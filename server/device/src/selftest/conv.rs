@@ -58,11 +58,11 @@ fn compare(device: &Device, shape: Shape, window: Window, dtype: Dtype, extras: 
     let [_, out_height, out_width, _] = out.dims_n::<4>("reference")?;
     let enlarged = usize::from(window.enlarged);
     let mut expected = Vec::with_capacity(out.len());
-    for index in 0..out.len() {
+    for (index, residual) in r.iter().enumerate() {
         let (o, pixel) = (index % outs, index / outs);
         let (ox, oy, ot) =
             (pixel % out_width, pixel / out_width % out_height, pixel / out_width / out_height);
-        let mut sum = if extras { f64::from(b[o]) + f64::from(r[index]) } else { 0.0 };
+        let mut sum = if extras { f64::from(b[o]) + f64::from(*residual) } else { 0.0 };
         for tap in 0..kt * kh * kw {
             let (dt, dy, dx) = (tap / kw / kh, tap / kw % kh, tap % kw);
             let y = (oy * window.stride + dy).wrapping_sub(window.padding[0][0]) >> enlarged;

@@ -3,3 +3,4 @@
 
 mod selftest;
 mod tensor;
+mod vae_ops;
