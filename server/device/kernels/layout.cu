@@ -25,7 +25,8 @@ DEVICE void box(const BoxArgs& args) {
   uint64_t from_row = uint64_t(blockIdx.z) * args.from_height + args.from_y + (y >> args.enlarged);
   uint64_t to_row = uint64_t(blockIdx.z) * args.to_height + args.to_y + y;
   uint64_t from = (from_row * args.from_width + args.from_x + (x >> args.enlarged)) * args.units + unit;
-  args.to.as<T>().store((to_row * args.to_width + args.to_x + x) * args.units + unit, args.from.as<const T>().load(from));
+  uint64_t to = (to_row * args.to_width + args.to_x + x) * args.units + unit;
+  args.to.as<T>().store(to, args.from.as<const T>().load(from));
 }
 
 struct TransposeArgs {
@@ -38,7 +39,8 @@ template <class T>
 DEVICE void transpose(const TransposeArgs& args) {
   uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= args.to.len) return;
-  uint64_t matrix = i / args.to_columns / args.to_rows, column = i / args.to_columns % args.to_rows, row = i % args.to_columns;
+  uint64_t matrix = i / args.to_columns / args.to_rows;
+  uint64_t column = i / args.to_columns % args.to_rows, row = i % args.to_columns;
   T value = 0;
   if (row < args.rows && column < args.columns)
     value = args.from.as<const T>().load((matrix * args.rows + row) * args.columns + column);

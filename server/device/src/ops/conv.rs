@@ -2,7 +2,7 @@
 //!
 //! Sums are `f32`; a half-precision result is rounded once, bias included, and once more after a residual is added.
 //! An input brings its padding in time along, so that a causal convolution's cached frames are copied where its norm
-//! writes; zeros around a frame are the kernel's. Which kernel computes is decided in one place, [`Engine::choose`].
+//! writes; zeros around a frame are the kernel's. Which kernel computes is decided in one place, `Engine::choose`.
 //! Must not know the autoencoder.
 
 use crate::launch::{FloatKernels, Global, Launch, float_kernels, kernel_args};
@@ -121,7 +121,7 @@ impl Engine {
 }
 
 impl Conv3d {
-    /// From a weight [outs, kt, kh, kw, channels] and a bias [outs].
+    /// From a weight `[outs, kt, kh, kw, channels]` and a bias `[outs]`.
     ///
     /// # Errors
     /// [`Error::Shape`] for other shapes, or different dtypes.
@@ -156,7 +156,7 @@ impl Conv3d {
         height as u64 * width as u64 * self.weight.len() as u64
     }
 
-    /// [t, h', w', outs] of an input [t + kt - 1, h, w, channels]; `residual`, of the output's shape, is added after
+    /// `[t, h', w', outs]` of an input `[t + kt - 1, h, w, channels]`; `residual`, of the output's shape, is added after
     /// rounding.
     ///
     /// # Errors

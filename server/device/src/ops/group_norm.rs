@@ -94,7 +94,7 @@ impl Share {
 }
 
 impl GroupNorm {
-    /// From weight and bias [channels]; `groups` divides `channels`.
+    /// From weight and bias `[channels]`; `groups` divides `channels`.
     ///
     /// # Errors
     /// [`Error::Shape`] for tensors that do not fit.
@@ -111,10 +111,10 @@ impl GroupNorm {
         Ok(Self { weight, bias, groups, eps })
     }
 
-    /// `silu(norm(x))` of `x` [frames, height, width, channels] into `out`, of the same shape.
+    /// `silu(norm(x))` of `x` `[frames, height, width, channels]` into `out`, of the same shape.
     ///
-    /// The statistics are those of all of `x`. With a `condition` [latent frames, latent height, latent width,
-    /// 2 * channels], a factor and a summand for each channel, taken from the nearest neighbour, stand between norm
+    /// The statistics are those of all of `x`. With a `condition`
+    /// `[latent frames, latent height, latent width, 2 * channels]`, a factor and a summand for each channel, taken from the nearest neighbour, stand between norm
     /// and `SiLU`.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Elements moved without looking at them: channels to the end and back, boxes of pixels cut out and put in.
 //!
-//! Videos are [frames, height, width, channels]. Knows sizes of elements only.
+//! Videos are `[frames, height, width, channels]`. Knows sizes of elements only.
 
 use crate::launch::{Global, Launch, kernel_args};
 use crate::{Error, Result, Tensor};
@@ -34,7 +34,7 @@ kernel_args! {
     }
 }
 
-/// [n, ..., `padded_channels`] of `x` [n, channels, ...]; channels that `x` lacks are 0.
+/// `[n, ..., padded_channels]` of `x` `[n, channels, ...]`; channels that `x` lacks are 0.
 ///
 /// Turns latents and pictures of the pipeline's layouts, and convolutions' weights, into this crate's.
 ///
@@ -53,7 +53,7 @@ pub fn channels_last(x: &Tensor, padded_channels: usize) -> Result<Tensor> {
     transpose(OP, x, &dims, [channels, pixels], [pixels, padded_channels])
 }
 
-/// [n, `channels`, ...] of `x` [n, ..., at least `channels`].
+/// `[n, channels, ...]` of `x` `[n, ..., at least channels]`.
 ///
 /// # Errors
 /// [`Error::Shape`] for elements of one byte or more channels asked for, [`Error::OutOfMemory`].

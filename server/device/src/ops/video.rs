@@ -1,6 +1,6 @@
 //! The autoencoder's work on frames: their number doubled and halved, tiles faded into each other, bytes.
 //!
-//! Videos are [frames, height, width, channels]. Rounds where diffusers rounds. Must not know the autoencoder.
+//! Videos are `[frames, height, width, channels]`. Rounds where diffusers rounds. Must not know the autoencoder.
 
 use crate::launch::{FloatKernels, Global, Launch, float_kernels, kernel_args};
 use crate::{Dtype, Error, Result, Tensor};
@@ -140,7 +140,7 @@ pub fn fade_in_place(before: &Tensor, tile: &Tensor, side: Side, extent: usize) 
     tile.device().launch(&launch, &args)
 }
 
-/// Bytes [..., 3] of the first three channels of `x`, colours in -1 to 1, as diffusers' image processor rounds them.
+/// Bytes `[..., 3]` of the first three channels of `x`, colours in -1 to 1, as diffusers' image processor rounds them.
 ///
 /// # Errors
 /// [`Error::Shape`] for fewer channels, [`Error::OutOfMemory`].
