@@ -4,8 +4,11 @@
 //! formats: what is rounded once may be off by half a unit of its dtype.
 
 mod attention;
+mod conv;
 mod elementwise;
 mod epilogue;
+mod group_norm;
+mod layout;
 mod linear;
 mod norm;
 mod patch;
@@ -13,6 +16,7 @@ mod qk_norm_rope;
 mod quantize;
 mod random;
 mod t5;
+mod video;
 
 use crate::{Device, Result};
 
@@ -87,6 +91,11 @@ pub fn cases() -> Vec<Case> {
     quantize::add(&mut cases);
     random::add(&mut cases);
     t5::add(&mut cases);
+    conv::add(&mut cases);
+    group_norm::add(&mut cases);
+    layout::add(&mut cases);
+    random::add(&mut cases);
+    video::add(&mut cases);
     cases
 }
 

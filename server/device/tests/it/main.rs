@@ -12,3 +12,4 @@ mod refusals;
 mod selftest;
 #[cfg(feature = "emulator")]
 mod tensor;
+mod vae_ops;
