@@ -155,15 +155,31 @@ void prepare_stack(uint32_t index) {
   block->threads[index].stack_pointer = top;
 }
 
-void run_ready() {
-  uint32_t count = uint32_t(block->threads.size());
-  for (uint32_t i = 0; i < count && !block->failed; i++) {
-    uint32_t index = block->reverse ? count - 1 - i : i;
+// Runs the threads from `first` to before `end` that can run.
+void run_threads(uint32_t first, uint32_t end) {
+  for (uint32_t i = first; i < end && !block->failed; i++) {
+    uint32_t index = block->reverse ? end - 1 - (i - first) : i;
     Thread& thread = block->threads[index];
     if (thread.state != State::Ready) continue;
     block->running = index;
     current.thread = thread.index;
     emulator_switch_stack(&block->scheduler, thread.stack_pointer);
+  }
+}
+
+// One warp after the other, each through all its exchanges as far as it comes without the block: a barrier that is
+// missing then shows between any two warps.
+void run_ready() {
+  uint32_t count = uint32_t(block->threads.size()), warps = (count + WARP - 1) / WARP;
+  for (uint32_t i = 0; i < warps; i++) {
+    uint32_t first = (block->reverse ? warps - 1 - i : i) * WARP, end = first + WARP < count ? first + WARP : count;
+    bool together = true;
+    while (together && !block->failed) {
+      run_threads(first, end);
+      together = end - first == WARP;
+      for (uint32_t t = first; t < end; t++) together = together && block->threads[t].state == State::AtExchange;
+      for (uint32_t t = first; together && t < end; t++) block->threads[t].state = State::Ready;
+    }
   }
 }
 
