@@ -94,7 +94,6 @@ pub fn cases() -> Vec<Case> {
     conv::add(&mut cases);
     group_norm::add(&mut cases);
     layout::add(&mut cases);
-    random::add(&mut cases);
     video::add(&mut cases);
     cases
 }
