@@ -1,6 +1,6 @@
 //! Every convolution kernel and window against a sum in `f64`.
 
-use super::{Case, FLOATS, Numbers, Outcome, half_unit};
+use super::{Case, FLOATS, Numbers, Outcome, half_unit, rounded};
 use crate::ops::conv::{Conv3d, Window};
 use crate::{Device, Dtype, Result, Tensor};
 
@@ -62,7 +62,7 @@ fn compare(device: &Device, shape: Shape, window: Window, dtype: Dtype, extras: 
         let (o, pixel) = (index % outs, index / outs);
         let (ox, oy, ot) =
             (pixel % out_width, pixel / out_width % out_height, pixel / out_width / out_height);
-        let mut sum = if extras { f64::from(b[o]) + f64::from(*residual) } else { 0.0 };
+        let mut sum = if extras { f64::from(b[o]) } else { 0.0 };
         for tap in 0..kt * kh * kw {
             let (dt, dy, dx) = (tap / kw / kh, tap / kw % kh, tap % kw);
             let y = (oy * window.stride + dy).wrapping_sub(window.padding[0][0]) >> enlarged;
@@ -76,9 +76,9 @@ fn compare(device: &Device, shape: Shape, window: Window, dtype: Dtype, extras: 
                 x[from..][..channels].iter().zip(&w[weights..]).map(|(x, w)| f64::from(*x) * f64::from(*w));
             sum += products.sum::<f64>();
         }
-        expected.push(sum);
+        let sum = rounded(sum as f32, dtype);
+        expected.push(if extras { rounded(sum + residual, dtype) } else { sum });
     }
-    // Rounded once, and again after the residual; a sum in `f32` loses a little more.
-    let roundings = if extras { 2.0 } else { 1.0 };
-    Ok(Outcome::relative(&out.to_f32_vec()?, &expected, roundings * half_unit(dtype) + 1e-6))
+    // A sum in `f32` loses a little before it is rounded.
+    Ok(Outcome::same_roundings(&out.to_f32_vec()?, &expected, dtype, 2.0 * half_unit(dtype) + 1e-6))
 }
