@@ -9,12 +9,14 @@ pub(crate) fn build(sources: &[PathBuf]) -> Result<()> {
     let mut cc = cc::Build::new();
     cc.cpp(true)
         .std("c++17")
-        .opt_level(2)
+        .opt_level(3)
         .define("EMULATOR", None)
         .include("kernels")
         // The order of a sum is part of what is tested.
         .flag("-ffp-contract=off")
         .flag("-fno-strict-aliasing")
+        // Every thread asks where it is at each step.
+        .flag("-ftls-model=initial-exec")
         .warnings(true)
         .extra_warnings(false)
         .link_lib_modifier("+whole-archive")

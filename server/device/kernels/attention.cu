@@ -95,6 +95,7 @@ DEVICE void attention(const AttentionArgs& args) {
   Shared<float> queries = shared_array<float>(0, QUERIES * d);
   Shared<float> keys = shared_array<float>(4 * QUERIES * d, KEYS * (d | 1));
   Shared<float> values = shared_array<float>(4 * (QUERIES * d + KEYS * (d | 1)), KEYS * d);
+  Shared<float> weights = shared_array<float>(4 * (QUERIES * d + KEYS * (d | 1) + KEYS * d), QUERIES * KEYS);
   HeadRows<T> k = head_rows<T>(args.k, args.seq_kv, d), v = head_rows<T>(args.v, args.seq_kv, d);
   uint32_t first_query = blockIdx.x * QUERIES;
   load_rows(queries, d, head_rows<T>(args.q, args.seq_q, d), first_query, QUERIES, d);
@@ -124,15 +125,14 @@ DEVICE void attention(const AttentionArgs& args) {
         float factor = reweight(scores[r], max[r], sum[r]);
         UNROLL for (uint32_t j = 0; j < LANE_ELEMENTS; j++) out[r][j] *= factor;
       }
-      scores[r] = rounded<T>(scores[r]);
+      weights[(own + r) * KEYS + lane] = rounded<T>(scores[r]);
     }
+    sync_warp();
     for (uint32_t key = 0; key < KEYS; key++) {
-      float weights[WARP_QUERIES];
-      UNROLL for (uint32_t r = 0; r < WARP_QUERIES; r++) weights[r] = shuffle(scores[r], int(key));
       UNROLL for (uint32_t j = 0; j < LANE_ELEMENTS; j++) {
         if (lane + 32 * j >= d) break;
         float value = values[key * d + lane + 32 * j];
-        UNROLL for (uint32_t r = 0; r < WARP_QUERIES; r++) out[r][j] += weights[r] * value;
+        UNROLL for (uint32_t r = 0; r < WARP_QUERIES; r++) out[r][j] += weights[(own + r) * KEYS + key] * value;
       }
     }
     sync_threads();

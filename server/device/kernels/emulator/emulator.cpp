@@ -80,7 +80,7 @@ emulator_switch_stack:
 
 namespace emulator {
 
-thread_local Current current;
+__thread Current current;
 
 namespace {
 
@@ -126,8 +126,8 @@ struct Block {
   char message[512];
 };
 
-thread_local Block* block;
-thread_local unsigned char* stacks;
+__thread Block* block;
+__thread unsigned char* stacks;
 
 void to_scheduler() { emulator_switch_stack(&block->threads[block->running].stack_pointer, block->scheduler); }
 

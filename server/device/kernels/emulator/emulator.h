@@ -18,7 +18,7 @@ struct Dim3 { uint32_t x, y, z; };
 namespace emulator {
 // Of the thread that runs.
 struct Current { Dim3 thread, block, block_dim, grid_dim; };
-extern thread_local Current current;
+extern __thread Current current;
 
 // Ends the launch with this message; does not return.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));

@@ -217,5 +217,7 @@ fn fixed_offset(dtype: Dtype, bound: f32) -> Option<f32> {
 
 /// Queries, keys in rows of an odd length, and values, in f32.
 fn plain_shared_bytes(head_dim: usize) -> usize {
-    size_of::<f32>() * (PLAIN_QUERIES * head_dim + PLAIN_KEYS * (head_dim | 1) + PLAIN_KEYS * head_dim)
+    let weights = PLAIN_QUERIES * PLAIN_KEYS;
+    size_of::<f32>()
+        * (PLAIN_QUERIES * head_dim + PLAIN_KEYS * (head_dim | 1) + PLAIN_KEYS * head_dim + weights)
 }

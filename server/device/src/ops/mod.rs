@@ -4,10 +4,10 @@
 //! `_in_place` or `_into`.
 
 pub mod attention;
+pub mod conv;
 pub mod elementwise;
 pub mod epilogue;
 pub(crate) mod gemm;
-pub mod conv;
 pub mod group_norm;
 pub mod layout;
 pub mod linear;
