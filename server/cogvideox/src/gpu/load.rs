@@ -14,7 +14,7 @@ use super::transformer::{GpuTransformer, GuidanceParallel};
 use super::vae::GpuVae;
 use crate::description::ModelDescription;
 use crate::params::LatentShape;
-use crate::pipeline::{CogVideoXPipeline, Components, Denoiser};
+use crate::pipeline::{CogVideoXPipeline, Components, Denoiser, GpuUse};
 use crate::pipeline_config::read_config;
 use crate::text_encoder::read_t5_config;
 use crate::transformer::TransformerConfig;
@@ -117,7 +117,8 @@ impl CogVideoXPipeline {
             None => choose(&configs, &description, dtype, options)?,
         };
         let components = build(&configs, Sources::open(dir, &options.placement)?, dtype, options, &plan)?;
-        Self::assemble(dir, description, components, dtype, Some(plan))
+        let name = format!("{} {:?}", options.placement.vae.name(), options.precision);
+        Self::assemble(dir, description, components, dtype, Some(GpuUse { plan, name }))
     }
 }
 

@@ -58,6 +58,7 @@ impl Fingerprint {
                 initial_latents.as_ref().map(tensor_digest).transpose()?.unwrap_or_else(none),
             ),
             ("dtype", pipeline.dtype.as_str().to_owned()),
+            ("device", pipeline.gpu.as_ref().map_or_else(|| "cpu".to_owned(), |gpu| gpu.name.clone())),
             ("model form", format!("{:?}", pipeline.description.form)),
             ("scheduler_config.json", config_digest(pipeline.description.scheduler.config())?),
             ("transformer/config.json", config_digest(components.transformer.config())?),

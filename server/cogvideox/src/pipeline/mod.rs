@@ -59,12 +59,19 @@ pub struct CogVideoXPipeline {
     dtype: DType,
     device: Device,
     components: Components,
-    /// How a GPU's memory is used.
-    plan: Option<MemoryPlan>,
+    /// None on a CPU.
+    gpu: Option<GpuUse>,
     /// Of which weights the components are, for checkpoints.
     weights_digest: String,
     /// Fitted by the first preview: it takes a small VAE decode, which a run without previews need not pay.
     rgb_map: OnceLock<RgbMap>,
+}
+
+/// What a GPU's results depend on beside the model.
+pub(crate) struct GpuUse {
+    pub(crate) plan: MemoryPlan,
+    /// The product and how its weights are held: another one rounds otherwise.
+    pub(crate) name: String,
 }
 
 /// What one generation is made of, checked before any work.
@@ -125,7 +132,7 @@ impl CogVideoXPipeline {
         description: ModelDescription,
         components: Components,
         dtype: DType,
-        plan: Option<MemoryPlan>,
+        gpu: Option<GpuUse>,
     ) -> Result<Self> {
         let digests = [
             weights::digest(&dir.join("text_encoder"), TRANSFORMERS_STEM)?,
@@ -134,14 +141,14 @@ impl CogVideoXPipeline {
         ];
         let weights_digest = sha256(digests.concat().as_bytes());
         let pipeline =
-            Self { plan, ..Self::new(description, components, dtype, &Device::Cpu, weights_digest) };
+            Self { gpu, ..Self::new(description, components, dtype, &Device::Cpu, weights_digest) };
         pipeline.check_components(dir)?;
         Ok(pipeline)
     }
 
     /// How a GPU's memory is used; none on a CPU.
     pub fn memory_plan(&self) -> Option<&MemoryPlan> {
-        self.plan.as_ref()
+        self.gpu.as_ref().map(|gpu| &gpu.plan)
     }
 
     pub(crate) fn new(
@@ -152,7 +159,7 @@ impl CogVideoXPipeline {
         weights_digest: String,
     ) -> Self {
         let (device, rgb_map) = (device.clone(), OnceLock::new());
-        Self { description, dtype, device, components, weights_digest, plan: None, rgb_map }
+        Self { description, dtype, device, components, weights_digest, gpu: None, rgb_map }
     }
 
     /// Components that load one by one may still come from different models.
@@ -195,7 +202,7 @@ impl CogVideoXPipeline {
         let shape = LatentShape::of(params, self.components.transformer.config())?;
         let scheduler = self.description.scheduler.with_kind(params.scheduler);
         let schedule = scheduler.schedule(params.num_inference_steps)?;
-        let tiles = params.vae_tiling || self.plan.is_some_and(|plan| plan.vae_tiling);
+        let tiles = params.vae_tiling || self.memory_plan().is_some_and(|plan| plan.vae_tiling);
         let tiling = if tiles { Some(self.components.vae.default_tiling()) } else { None };
         self.check_image(params)?;
         let run = Run { params, shape, schedule, tiling };
