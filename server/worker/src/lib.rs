@@ -19,6 +19,7 @@ mod pulse;
 mod runner;
 mod settle;
 mod thread;
+mod trace;
 mod watchdog;
 
 use std::{sync::Mutex, time::Duration};
