@@ -130,14 +130,16 @@ def story(binary, folder):
     equal("name, parent and status of a 404", (lost.name, lost.parent, lost.status), ("GET /v1/videos/{video_id}", "", 0))
 
     attempt = only(spans, "attempt", name="video")
-    equal("the attempt", {name: attempt.fields.get(name) for name in ("job.id", "job.attempt", "job.outcome")},
-          {"job.id": video["id"], "job.attempt": 1, "job.outcome": "completed"})
+    equal("the attempt", {name: attempt.fields.get(name) for name in (
+        "job.id", "job.attempt", "job.device", "job.outcome")}, {
+        "job.id": video["id"], "job.attempt": 1, "job.device": "cpu", "job.outcome": "completed"})
     equal("parent of the attempt", attempt.parent, "")
     stages = sorted((span for span in spans if span.parent == attempt.id), key=lambda span: span.begin_ns)
     equal("stages", [span.name for span in stages], STAGES)
     equal("traces of the stages", {span.trace for span in stages}, {attempt.trace})
     for earlier, later in zip(stages, stages[1:]):
         assert earlier.end_ns <= later.begin_ns, f"{earlier.name} ends after {later.name} begins"
+    equal("spans of a worker's whole life", [span for span in spans if span.name == "worker"], [])
     assert attempt.begin_ns <= stages[0].begin_ns and stages[-1].end_ns <= attempt.end_ns, "a stage outlasts its attempt"
 
 

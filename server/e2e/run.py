@@ -20,9 +20,10 @@ import outside
 import parity
 import recovery
 import streams
+import workers
 from server import step
 
-WALKS = {walk.__name__: walk for walk in (basics, files, line, streams, recovery, access, outside, parity)}
+WALKS = {walk.__name__: walk for walk in (basics, files, line, streams, recovery, workers, access, outside, parity)}
 
 
 def main(binary, *names):

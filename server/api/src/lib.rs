@@ -41,5 +41,5 @@ pub use prompt::{PromptCheck, PromptToCheck, PromptVerdict, RefinePrompt};
 pub use rates::RequestRates;
 pub use router::router;
 pub use sse::Streams;
-pub use state::{Access, AppState, CheckWebhookUrl, FreeBytes, Health, Limits};
+pub use state::{Access, AppState, CheckWebhookUrl, Device, FreeBytes, Health, Limits};
 pub use tickets::Tickets;

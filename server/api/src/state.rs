@@ -31,6 +31,15 @@ pub enum Health {
     Failed(String),
 }
 
+/// One of the devices that videos are made on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Such as `cpu` or `cuda:1`; several may have the same.
+    pub name: String,
+    /// Whether its worker can work.
+    pub health: Health,
+}
+
 /// Bounds on what one request may ask for and how long it may take.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -110,6 +119,8 @@ pub struct AppState {
     pub prompt_tokens: Arc<dyn CountTokens>,
     /// Whether videos are being made.
     pub health: watch::Receiver<Health>,
+    /// The same of each device: a server is ready as long as one of them is.
+    pub devices: watch::Receiver<Vec<Device>>,
     /// Bounds on requests.
     pub limits: Limits,
     /// The time; the queue's own clock.

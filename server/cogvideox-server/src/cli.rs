@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{Config, LoadOptions};
+use crate::config::{Config, DeviceSpec, LoadOptions};
 use crate::generate::Generate;
 use crate::keys::Keys;
 use crate::serve;
@@ -36,6 +36,9 @@ pub enum Command {
         /// A model folder in diffusers' layout, or "demo"; the configured model if not given.
         #[arg(long, value_name = "DIR")]
         model: Option<String>,
+        /// cpu, cuda or cuda:N, a worker for each; may be repeated; the configured ones if not given.
+        #[arg(long, value_name = "DEVICE", value_delimiter = ',')]
+        device: Vec<DeviceSpec>,
         /// Take prompts, but begin no video before the queue is resumed (POST /v1/queue/resume).
         #[arg(long)]
         start_paused: bool,
@@ -71,8 +74,12 @@ impl Cli {
         environment: impl IntoIterator<Item = (OsString, OsString)>,
         mut stdio: Stdio<impl BufRead, impl Write>,
     ) -> anyhow::Result<()> {
-        if let Command::Serve { model: Some(model), .. } = &self.command {
-            self.set.push(("model.path".to_owned(), model.clone()));
+        if let Command::Serve { model, device, .. } = &self.command {
+            self.set.extend(model.iter().map(|model| ("model.path".to_owned(), model.clone())));
+            if !device.is_empty() {
+                let devices: Vec<String> = device.iter().map(DeviceSpec::to_string).collect();
+                self.set.push(("model.device".to_owned(), devices.join(",")));
+            }
         }
         if let Command::Openapi = self.command {
             write!(stdio.stdout, "{}", api::openapi_yaml())?;

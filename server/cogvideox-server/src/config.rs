@@ -4,6 +4,7 @@
 //! The built-in file is also the list of all keys: a layer that names another is refused. Messages name the key and
 //! the layer it came from. This module opens nothing but the file: the environment is handed in.
 
+mod device;
 mod layers;
 mod sections;
 
@@ -14,6 +15,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use device::DeviceSpec;
 pub use sections::*;
 
 use crate::telemetry;
@@ -101,6 +103,9 @@ impl Config {
                 limits.request_timeout_seconds, limits.delete_wait_seconds
             );
             return Err(layers.invalid("limits.delete_wait_seconds", reason));
+        }
+        if self.model.device.is_empty() {
+            return Err(layers.invalid("model.device", "expected at least one device, found none".to_owned()));
         }
         if let Err(error) = telemetry::event_filter(&self.log.filter) {
             return Err(layers.invalid("log.filter", error.to_string()));

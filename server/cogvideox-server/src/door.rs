@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::{
-    Access, AppState, CheckWebhookUrl, DiskProbe, Health, Limits, ModelCard, ModelCatalog, RequestRates,
-    Streams, Tickets,
+    Access, AppState, CheckWebhookUrl, Device, DiskProbe, Health, Limits, ModelCard, ModelCatalog,
+    RequestRates, Streams, Tickets,
 };
 use cogvideox::ModelDescription;
 use futures_util::FutureExt as _;
@@ -15,7 +15,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use outbound::{Policy, check_webhook_url};
 use queue::SystemClock;
 use tokio::sync::watch;
-use worker::{Readiness, WorkerHandle};
+use worker::{Pulse, Readiness, Workers};
 
 use crate::config::Config;
 use crate::model::PromptTokens;
@@ -29,7 +29,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) description: ModelDescription,
     pub(crate) card: ModelCard,
     pub(crate) recorder: PrometheusHandle,
-    pub(crate) worker: &'a WorkerHandle,
+    pub(crate) workers: &'a Workers,
 }
 
 /// Everything that the API's handlers can reach.
@@ -37,16 +37,18 @@ pub(crate) struct Parts<'a> {
 /// # Errors
 /// A blocklist that cannot be read, a URL that is none.
 pub(crate) fn state(parts: Parts<'_>) -> anyhow::Result<AppState> {
-    let Parts { config, data, description, card, recorder, worker } = parts;
+    let Parts { config, data, description, card, recorder, workers } = parts;
     let retention_hours = u64::from(config.retention.max_age_hours);
     let store = data.store.clone();
-    let pulse = worker.pulse.clone();
+    let pulses = pulses(workers);
+    let (health, devices) = health(workers);
     Ok(AppState {
         queue: data.queue.clone(),
         store: data.store.clone(),
         catalog: Arc::new(ModelCatalog::new(card, Vec::new())),
         prompt_tokens: Arc::new(PromptTokens(description.tokenizer)),
-        health: health(worker.ready.clone()),
+        health,
+        devices,
         limits: limits(config),
         clock: Arc::new(SystemClock),
         api_keys: data.queue.api_keys(),
@@ -68,7 +70,10 @@ pub(crate) fn state(parts: Parts<'_>) -> anyhow::Result<AppState> {
         refine_prompt: prompts::refiner(&config.refine)?,
         metrics: Arc::new(move || {
             measurements::observe_process();
-            metrics::gauge!("cogvideox_worker_heartbeat_age_seconds").set(pulse.age().as_secs_f64());
+            for (labels, pulse) in &pulses {
+                metrics::gauge!("cogvideox_worker_heartbeat_age_seconds", labels)
+                    .set(pulse.age().as_secs_f64());
+            }
             recorder.run_upkeep();
             recorder.render()
         }),
@@ -116,19 +121,42 @@ pub(crate) fn webhook_policy(config: &Config) -> outbound::Result<Policy> {
     })
 }
 
-/// The worker's readiness in the API's words.
-fn health(mut ready: watch::Receiver<Readiness>) -> watch::Receiver<Health> {
-    let translate = |readiness: &Readiness| match readiness {
+/// The workers' pulses, each with its labels.
+fn pulses(workers: &Workers) -> Vec<([(&'static str, String); 2], Pulse)> {
+    let labels = |(number, worker): (usize, &worker::Worker)| {
+        ([("worker", number.to_string()), ("device", worker.device.clone())], worker.pulse.clone())
+    };
+    workers.each.iter().enumerate().map(labels).collect()
+}
+
+/// The workers' readiness in the API's words: what it comes to, and each device's.
+fn health(workers: &Workers) -> (watch::Receiver<Health>, watch::Receiver<Vec<Device>>) {
+    let mut ready = workers.ready.clone();
+    let each: Vec<_> =
+        workers.each.iter().map(|worker| (worker.device.clone(), worker.ready.clone())).collect();
+    let look = move || -> Vec<Device> {
+        let device = |(name, ready): &(String, watch::Receiver<Readiness>)| Device {
+            name: name.clone(),
+            health: in_api_words(&ready.borrow()),
+        };
+        each.iter().map(device).collect()
+    };
+    let (devices, devices_seen) = watch::channel(look());
+    let (health, health_seen) = watch::channel(in_api_words(&ready.borrow()));
+    tokio::spawn(async move {
+        while ready.changed().await.is_ok() {
+            devices.send_replace(look());
+            health.send_replace(in_api_words(&ready.borrow_and_update()));
+        }
+    });
+    (health_seen, devices_seen)
+}
+
+fn in_api_words(readiness: &Readiness) -> Health {
+    match readiness {
         Readiness::Starting => Health::Starting,
         Readiness::Ready => Health::Ready,
         Readiness::Stopping => Health::Draining,
-        Readiness::Failed(reason) => Health::Failed(reason.clone()),
-    };
-    let (sender, health) = watch::channel(translate(&ready.borrow()));
-    tokio::spawn(async move {
-        while ready.changed().await.is_ok() {
-            sender.send_replace(translate(&ready.borrow_and_update()));
-        }
-    });
-    health
+        Readiness::Failed(reason) | Readiness::Hung(reason) => Health::Failed(reason.clone()),
+    }
 }

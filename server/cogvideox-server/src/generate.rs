@@ -63,9 +63,9 @@ pub struct Generate {
     /// f32, f16 or bf16; the configured one if not given.
     #[arg(long)]
     dtype: Option<config::DType>,
-    /// cpu; the configured one if not given.
+    /// cpu, cuda or cuda:N; the first of those configured if not given.
     #[arg(long)]
-    device: Option<config::Device>,
+    device: Option<config::DeviceSpec>,
     /// Decode in overlapping tiles, for less memory.
     #[arg(long)]
     vae_tiling: bool,
@@ -90,7 +90,7 @@ impl Generate {
             config.model.path = ModelPath::from(path.clone());
         }
         config.model.dtype = self.dtype.unwrap_or(config.model.dtype);
-        config.model.device = self.device.unwrap_or(config.model.device);
+        config.model.device = self.device.map_or(config.model.device, |device| vec![device]);
         check_writable(&self.output)?;
         let source = ModelSource::new(&config.model);
         let interrupted = interrupted_by_ctrl_c()?;

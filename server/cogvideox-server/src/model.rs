@@ -5,6 +5,7 @@
 use std::ops::ControlFlow;
 use std::time::UNIX_EPOCH;
 
+use anyhow::bail;
 use api::{CountTokens, FrameLattice, ModelCard, Size, StepRule};
 use candle_core::{DType, Device};
 use cogvideox::scheduler::SchedulerKind;
@@ -12,7 +13,7 @@ use cogvideox::{Checkpoint, CogVideoXPipeline, Event, GenerationParams, ModelDes
 use queue::VideoParams;
 use worker::{DenoiseState, GenerateError, Generated, Generator, Picture, Progress, Request};
 
-use crate::config::{self, Model, ModelPath};
+use crate::config::{self, DeviceSpec, Model, ModelPath};
 use crate::measurements;
 
 /// What a user of the demo model must know.
@@ -22,26 +23,32 @@ pub(crate) const DEMO_NOTICE: &str =
 /// The name of the demo model in requests.
 const DEMO_ID: &str = "demo";
 
-/// A model and how it is to compute.
+/// A model and how and where it is to compute.
 #[derive(Clone, Debug)]
 pub(crate) struct ModelSource {
     /// The demo or a folder.
     pub(crate) path: ModelPath,
     /// What it computes in.
     pub(crate) dtype: DType,
+    /// Where it computes.
+    pub(crate) device: DeviceSpec,
 }
 
 impl ModelSource {
-    /// As configured.
+    /// As configured, on the first of the devices.
     pub(crate) fn new(model: &Model) -> Self {
         let dtype = match model.dtype {
             config::DType::F32 => DType::F32,
             config::DType::F16 => DType::F16,
             config::DType::Bf16 => DType::BF16,
         };
-        // The one device there is; matched so that a further one cannot be forgotten here.
-        let config::Device::Cpu = model.device;
-        Self { path: model.path.clone(), dtype }
+        let device = model.device.first().copied().unwrap_or(DeviceSpec::Cpu);
+        Self { path: model.path.clone(), dtype, device }
+    }
+
+    /// The same on another device.
+    pub(crate) fn on(&self, device: DeviceSpec) -> Self {
+        Self { device, ..self.clone() }
     }
 
     /// The model's small parts.
@@ -58,12 +65,19 @@ impl ModelSource {
     /// The whole pipeline.
     ///
     /// # Errors
-    /// The file or tensor that is not as the model needs it.
-    pub(crate) fn load(&self) -> cogvideox::Result<CogVideoXPipeline> {
-        match &self.path {
-            ModelPath::Demo => CogVideoXPipeline::demo(self.dtype, &Device::Cpu),
-            ModelPath::Folder(dir) => CogVideoXPipeline::load(dir, self.dtype, &Device::Cpu),
-        }
+    /// A device that this binary cannot use; the file or tensor that is not as the model needs it.
+    pub(crate) fn load(&self) -> anyhow::Result<CogVideoXPipeline> {
+        let device = match self.device {
+            DeviceSpec::Cpu => Device::Cpu,
+            DeviceSpec::Cuda(_) => bail!(
+                "device {}: this binary was built without CUDA (cargo build --release --features cuda)",
+                self.device
+            ),
+        };
+        Ok(match &self.path {
+            ModelPath::Demo => CogVideoXPipeline::demo(self.dtype, &device)?,
+            ModelPath::Folder(dir) => CogVideoXPipeline::load(dir, self.dtype, &device)?,
+        })
     }
 
     /// What users must know of its videos.
@@ -152,8 +166,8 @@ impl PipelineGenerator {
     /// Loads the pipeline. With `previews`, their colours are fitted now rather than in the middle of a video.
     ///
     /// # Errors
-    /// The file or tensor that is not as the model needs it.
-    pub(crate) fn load(source: &ModelSource, vae_tiling: bool, previews: bool) -> cogvideox::Result<Self> {
+    /// As [`ModelSource::load`].
+    pub(crate) fn load(source: &ModelSource, vae_tiling: bool, previews: bool) -> anyhow::Result<Self> {
         let pipeline = source.load()?;
         if previews {
             pipeline.prepare_previews()?;
@@ -251,7 +265,7 @@ fn reset_peak_memory() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
-/// The most memory that the process held since; Linux only.
+/// The most memory that the process held since, and with it all workers on the processor; Linux only.
 fn peak_memory_bytes() -> Option<u64> {
     measurements::process_bytes("VmHWM:")
 }

@@ -1,14 +1,14 @@
-//! `cogvideox-server serve`: opens the data folder, starts the worker and answers HTTP until a signal.
+//! `cogvideox-server serve`: opens the data folder, starts a worker for each device and answers HTTP until a signal.
 //!
-//! The order matters: what an earlier process left is put right before the worker starts, the socket is bound before
-//! the model is read (so that `/readyz` can say "loading"), and on a signal the door closes before the worker stops.
+//! The order matters: what an earlier process left is put right before the workers start, the socket is bound before
+//! the model is read (so that `/readyz` can say "loading"), and on a signal the door closes before the workers stop.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use outbound::{Limits, Resolver, WebhookSecret, WebhookSender};
 use queue::{KeyLimits, Queue, QueueOptions, SystemClock};
 use store::VideoStore;
@@ -42,7 +42,7 @@ const CONNECTIONS_WAIT: Duration = Duration::from_secs(5);
 /// Runs the server until SIGINT or SIGTERM; a second signal ends it at once.
 ///
 /// # Errors
-/// What keeps it from starting, or a socket that breaks.
+/// What keeps it from starting, a socket that breaks, or the last worker's failure.
 pub(crate) fn run(config: Config, start_paused: bool) -> anyhow::Result<()> {
     // Ends after the runtime, so that it hears of all that ends with that.
     let _telemetry = crate::telemetry::init(&config.log)?;
@@ -70,11 +70,12 @@ async fn serve(config: Config, start_paused: bool) -> anyhow::Result<()> {
     }
     tracing::info!(address = %listener.local_addr()?, model = card.id, dtype = card.dtype, "listening");
     let background = background(&config, &data)?;
-    let worker = worker::start(
+    let devices = config.model.device.iter().enumerate();
+    let workers = worker::start(
         worker_config(&config),
-        data.queue.clone(),
-        worker::Stores { videos: data.store.clone(), checkpoints: data.checkpoints.clone() },
-        build_generator(&config, source),
+        &data.queue,
+        &worker::Stores { videos: data.store.clone(), checkpoints: data.checkpoints.clone() },
+        devices.map(|(number, device)| worker_device(&config, number, source.on(*device))).collect(),
     )?;
     let state = door::state(door::Parts {
         config: &config,
@@ -82,7 +83,7 @@ async fn serve(config: Config, start_paused: bool) -> anyhow::Result<()> {
         description,
         card,
         recorder,
-        worker: &worker,
+        workers: &workers,
     })?;
 
     let router = api::router(state);
@@ -95,16 +96,17 @@ async fn serve(config: Config, start_paused: bool) -> anyhow::Result<()> {
         // An error means that the sender is gone, which is a stop too.
         let _ = stopped.wait_for(|stop| *stop).await;
     }));
-    tokio::select! {
-        result = stop_signal() => result?,
-        // Nothing will be made any more: a supervisor's fresh start is worth more than a server that only refuses.
-        reason = failure(worker.ready.clone()) => bail!("{reason}"),
-    }
+    let failure = tokio::select! {
+        result = stop_signal() => { result?; None }
+        // A supervisor's fresh start is worth more than a server that only refuses, or whose GPU is held by a thread
+        // that never comes back. What other workers have in hand is parked first, as at any stop.
+        reason = failure(workers.ready.clone()) => Some(reason),
+    };
     tracing::info!("stopping; a second signal ends the process at once");
     tokio::spawn(exit_at_second_signal());
-    // The worker first tells the door, through the health, that it takes no more.
+    // The workers first tell the door, through the health, that they take no more.
     let grace = Duration::from_secs(config.server.shutdown_grace_seconds.into());
-    worker.shutdown(grace).await;
+    workers.shutdown(grace).await;
     stop.send_replace(true);
     // Streams and downloads of slow readers must not hold the process.
     if let Ok(ended) = tokio::time::timeout(CONNECTIONS_WAIT, server).await {
@@ -114,7 +116,7 @@ async fn serve(config: Config, start_paused: bool) -> anyhow::Result<()> {
     }
     drop(background);
     tracing::info!("stopped");
-    Ok(())
+    failure.map_or(Ok(()), |reason| Err(anyhow!(reason)))
 }
 
 /// What lies in the data folder.
@@ -125,7 +127,7 @@ pub(crate) struct Data {
 }
 
 impl Data {
-    /// Opens the job table and the stores, and sweeps what an earlier process left there; its videos are the worker's
+    /// Opens the job table and the stores, and sweeps what an earlier process left there; its videos are the workers'
     /// to rescue.
     async fn open(config: &Config) -> anyhow::Result<Self> {
         let dir = &config.data_dir;
@@ -216,27 +218,32 @@ fn worker_config(config: &Config) -> WorkerConfig {
     }
 }
 
-/// Loads the pipeline; called on the worker's thread.
-fn build_generator(
+/// The source's device, with what loads the pipeline there; that is called on the worker's thread.
+fn worker_device(
     config: &Config,
+    number: usize,
     source: ModelSource,
-) -> impl FnMut() -> Result<PipelineGenerator, String> + Send + 'static {
+) -> worker::Device<impl FnMut() -> Result<PipelineGenerator, String> + Send + 'static> {
     let (vae_tiling, previews) = (config.model.vae_tiling, config.worker.previews);
-    move || {
+    let name = source.device.to_string();
+    let labels = [("worker", number.to_string()), ("device", name.clone())];
+    let build = move || {
         let started = std::time::Instant::now();
         let generator = PipelineGenerator::load(&source, vae_tiling, previews).map_err(|e| e.to_string())?;
         let elapsed = started.elapsed();
-        metrics::gauge!("cogvideox_model_load_seconds").set(elapsed.as_secs_f64());
+        metrics::gauge!("cogvideox_model_load_seconds", &labels).set(elapsed.as_secs_f64());
         tracing::info!(duration_ms = elapsed.as_millis() as u64, "model loaded");
         Ok(generator)
-    }
+    };
+    worker::Device { name, build }
 }
 
-/// Waits until the worker has failed for good.
+/// Waits until all workers have failed for good, or one hangs.
 async fn failure(mut ready: watch::Receiver<Readiness>) -> String {
-    match ready.wait_for(|readiness| matches!(readiness, Readiness::Failed(_))).await.as_deref() {
-        Ok(Readiness::Failed(reason)) => reason.clone(),
-        _ => "the worker is gone".to_owned(),
+    let is_failure = |ready: &Readiness| matches!(ready, Readiness::Failed(_) | Readiness::Hung(_));
+    match ready.wait_for(is_failure).await.as_deref() {
+        Ok(Readiness::Failed(reason) | Readiness::Hung(reason)) => reason.clone(),
+        _ => "the workers are gone".to_owned(),
     }
 }
 
@@ -251,7 +258,7 @@ async fn stop_signal() -> anyhow::Result<()> {
 
 async fn exit_at_second_signal() {
     if stop_signal().await.is_ok() {
-        tracing::warn!("second signal: ending without handing the video back; the next start does");
+        tracing::warn!("second signal: ending without handing the videos back; the next start does");
         std::process::exit(130);
     }
 }

@@ -24,7 +24,7 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter as Export};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer as _;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{FilterExt as _, Targets, filter_fn};
 
 use crate::telemetry::BoxedLayer;
 
@@ -32,6 +32,8 @@ use crate::telemetry::BoxedLayer;
 const SERVICE_NAME: &str = env!("CARGO_PKG_NAME");
 /// Whose spans, and events in them, are exported: this workspace's, not those of the crates that do the exporting.
 const TARGETS: [&str; 7] = ["api", "cogvideox", "cogvideox_server", "outbound", "queue", "store", "worker"];
+/// Around all that a worker does as long as it lives: with it, all its videos would be one trace without an end.
+const LOG_ONLY_SPAN: &str = "worker";
 /// How long one export may take, unless the environment says otherwise: OpenTelemetry's default.
 const EXPORT_TIMEOUT_MS: u64 = 10_000;
 /// How long the end of the process may be held up by a collector that does not answer.
@@ -73,13 +75,14 @@ impl Traces {
 
     /// What hears of the spans. Its own filter: the log's says what people want to read.
     pub(crate) fn layer(&self) -> BoxedLayer {
+        let targets = Targets::new().with_targets(TARGETS.map(|target| (target, LevelFilter::INFO)));
         tracing_opentelemetry::layer()
             .with_tracer(self.provider.tracer(SERVICE_NAME))
             .with_context_activation(false)
             .with_tracked_inactivity(false)
             .with_location(false)
             .with_threads(false)
-            .with_filter(Targets::new().with_targets(TARGETS.map(|target| (target, LevelFilter::INFO))))
+            .with_filter(targets.and(filter_fn(|metadata| metadata.name() != LOG_ONLY_SPAN)))
             .boxed()
     }
 }

@@ -82,12 +82,18 @@ impl CogVideoXPipeline {
         let vae_weights = Weights::random(3);
         let text_config = tiny_t5_config(TEXT_EMBED_DIM);
         let components = Components {
-            text_encoder: T5EncoderModel::from_weights(text_config, &text_weights.root(dtype, device))?,
-            transformer: CogVideoXTransformer3DModel::from_weights(
+            text_encoder: Box::new(T5EncoderModel::from_weights(
+                text_config,
+                &text_weights.root(dtype, device),
+            )?),
+            transformer: Box::new(CogVideoXTransformer3DModel::from_weights(
                 transformer_config(),
                 &transformer_weights.root(dtype, device),
-            )?,
-            vae: AutoencoderKlCogVideoX::from_weights(vae_config(), &vae_weights.root(dtype, device))?,
+            )?),
+            vae: Box::new(AutoencoderKlCogVideoX::from_weights(
+                vae_config(),
+                &vae_weights.root(dtype, device),
+            )?),
         };
         Ok(Self::new(ModelDescription::demo()?, components, dtype, device, "demo".to_owned()))
     }

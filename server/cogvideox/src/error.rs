@@ -103,6 +103,9 @@ pub enum Error {
     /// The caller's callback asked to stop.
     #[error("interrupted")]
     Interrupted,
+    /// A device failed, or had no memory left.
+    #[error(transparent)]
+    Device(#[from] device::Error),
     /// A tensor operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

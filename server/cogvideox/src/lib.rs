@@ -8,6 +8,7 @@ mod demo;
 mod description;
 mod digest;
 mod error;
+pub mod gpu;
 pub mod guidance;
 pub mod image;
 pub mod noise;

@@ -166,8 +166,19 @@ impl LatentShape {
     /// # Errors
     /// [`Error::InvalidParams`] for a size that does not divide into latents and patches.
     pub(crate) fn of(params: &GenerationParams, config: &TransformerConfig) -> Result<Self> {
+        Self::of_size([params.num_frames, params.height, params.width], config)
+    }
+
+    /// For one video of so many frames, pixels high and wide.
+    ///
+    /// # Errors
+    /// Those of [`Self::of`].
+    pub(crate) fn of_size(
+        [num_frames, height, width]: [usize; 3],
+        config: &TransformerConfig,
+    ) -> Result<Self> {
         let pixels = SPATIAL_COMPRESSION_RATIO * config.patch_size;
-        for (field, value) in [("height", params.height), ("width", params.width)] {
+        for (field, value) in [("height", height), ("width", width)] {
             if value == 0 || !value.is_multiple_of(pixels) {
                 return Err(Error::invalid(
                     field,
@@ -175,17 +186,17 @@ impl LatentShape {
                 ));
             }
         }
-        if params.num_frames == 0 {
+        if num_frames == 0 {
             return Err(Error::invalid("num_frames", "expected at least 1, found 0"));
         }
-        let frames = (params.num_frames - 1) / config.temporal_compression_ratio + 1;
+        let frames = (num_frames - 1) / config.temporal_compression_ratio + 1;
         let additional_frames = frames.next_multiple_of(config.patch_frames()) - frames;
         Ok(Self {
             frames: frames + additional_frames,
             additional_frames,
             channels: config.out_channels,
-            height: params.height / SPATIAL_COMPRESSION_RATIO,
-            width: params.width / SPATIAL_COMPRESSION_RATIO,
+            height: height / SPATIAL_COMPRESSION_RATIO,
+            width: width / SPATIAL_COMPRESSION_RATIO,
         })
     }
 

@@ -24,7 +24,7 @@ const MAX_SIZE: usize = 1 << 24;
 
 /// Reads `text_encoder/config.json`; keys that it lacks take the defaults of transformers' `T5Config`, which candle's
 /// own reader does not know.
-fn read_t5_config(path: &Path) -> Result<T5Config> {
+pub(crate) fn read_t5_config(path: &Path) -> Result<T5Config> {
     let file = read_config::<Map<String, Value>>(path, &["T5EncoderModel"])?.config;
     let texts = [
         ("model_type", "t5"),
@@ -114,6 +114,15 @@ fn bucket(config: &T5Config, distance: isize) -> usize {
     first + large.min(buckets - 1)
 }
 
+/// What is added to the scores, `[heads][2 * tokens - 1]`: by key minus query, from `1 - tokens` on. `table` is
+/// `[buckets][heads]`.
+pub(crate) fn position_bias(config: &T5Config, table: &[Vec<f32>], tokens: usize) -> Vec<f32> {
+    let reach = tokens as isize - 1;
+    (0..config.num_heads)
+        .flat_map(|head| (-reach..=reach).map(move |distance| table[bucket(config, distance)][head]))
+        .collect()
+}
+
 /// The text encoder of a pipeline.
 pub struct T5EncoderModel {
     config: T5Config,
@@ -187,22 +196,13 @@ impl T5EncoderModel {
     pub fn forward(&self, ids: &[u32], check: &mut dyn FnMut() -> Result<()>) -> Result<Tensor> {
         let index = Tensor::new(ids, self.embed_tokens.device())?;
         let mut hidden = self.embed_tokens.index_select(&index, 0)?.unsqueeze(0)?;
-        let bias = self.position_bias(ids.len());
+        let by_distance = position_bias(&self.config, &self.relative_attention_bias, ids.len());
+        let bias = PositionBias { by_distance, tokens: ids.len() };
         for block in &self.blocks {
             check()?;
             hidden = block.forward(&hidden, &bias)?;
         }
         Ok(self.final_layer_norm.forward(&hidden)?)
-    }
-
-    fn position_bias(&self, tokens: usize) -> PositionBias {
-        let reach = tokens as isize - 1;
-        let by_distance = (0..self.config.num_heads)
-            .flat_map(|head| {
-                (-reach..=reach).map(move |d| self.relative_attention_bias[bucket(&self.config, d)][head])
-            })
-            .collect();
-        PositionBias { by_distance, tokens }
     }
 }
 

@@ -6,6 +6,7 @@
 //! that is only partly used belongs to another model. The demo model, which has no files, gets random tensors through
 //! the same door. Knows nothing of what the tensors mean.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
+use safetensors::View;
 use safetensors::tensor::{Metadata, SafeTensors};
 use sha2::{Digest, Sha256};
 
@@ -170,6 +172,12 @@ impl MappedWeights {
     }
 
     fn load(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
+        let (stored, bytes) = self.stored(name, shape)?;
+        Ok(Tensor::from_raw_buffer(bytes, stored, shape, device)?.to_dtype(dtype)?)
+    }
+
+    /// A tensor's dtype and bytes as they stand in its file.
+    fn stored(&self, name: &str, shape: &[usize]) -> Result<(DType, &[u8])> {
         let Some(&index) = self.file_of.get(name) else {
             return Err(Error::MissingTensor {
                 path: self.path.clone(),
@@ -200,8 +208,7 @@ impl MappedWeights {
         };
         self.used.borrow_mut().insert(name.to_owned());
         let (begin, end) = info.data_offsets;
-        let bytes = &file.map[file.data_offset + begin..file.data_offset + end];
-        Ok(Tensor::from_raw_buffer(bytes, stored, shape, device)?.to_dtype(dtype)?)
+        Ok((stored, &file.map[file.data_offset + begin..file.data_offset + end]))
     }
 }
 
@@ -231,6 +238,32 @@ impl WeightScope<'_> {
     /// [`Error::MissingTensor`], [`Error::TensorShape`], or [`Error::Weights`] for a foreign dtype.
     pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.weights.load(&self.full_name(name), shape, self.dtype, self.device)
+    }
+
+    /// The little-endian elements of the tensor `name` below this scope, in the scope's dtype: the file's own bytes
+    /// where it is stored in that.
+    ///
+    /// # Errors
+    /// Those of [`Self::tensor`].
+    pub(crate) fn bytes(&self, name: &str, shape: &[usize]) -> Result<Cow<'_, [u8]>> {
+        if let Source::Mapped(mapped) = &self.weights.0
+            && let (stored, bytes) = mapped.stored(&self.full_name(name), shape)?
+            && stored == self.dtype
+        {
+            return Ok(Cow::Borrowed(bytes));
+        }
+        Ok(Cow::Owned(View::data(&self.tensor(name, shape)?).into_owned()))
+    }
+
+    /// Marks the tensor `name` below this scope as one that is read later.
+    ///
+    /// # Errors
+    /// Those of [`Self::tensor`].
+    pub(crate) fn expect(&self, name: &str, shape: &[usize]) -> Result<()> {
+        match &self.weights.0 {
+            Source::Mapped(mapped) => mapped.stored(&self.full_name(name), shape).map(|_| ()),
+            Source::Random(_) => Ok(()),
+        }
     }
 
     /// Whether the files hold `name` below this scope.

@@ -57,6 +57,8 @@ impl Queue {
             let lease = Lease { video_id: row.video.id, owner, generation: row.generation };
             let cancel = inner.hub.started(&row.video, &lease, key_name, now_ms);
             inner.hub.publish(&event, &row.video);
+            // Of several videos that came while nobody listened, only one call is left.
+            inner.hub.wake_next();
             Ok(Some(Claim { video: row.video, lease, cancel }))
         })
         .await

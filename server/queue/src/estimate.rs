@@ -1,19 +1,18 @@
 //! Where a video stands in the line, and how long until it is finished, by what was measured.
 //!
-//! From memory alone: the line, the pace, and what runs.
+//! From memory alone: the line, the pace, and what runs. Workers count as equally fast.
 
 use crate::{Estimate, Queue, Status, Video, VideoId, VideoParams, line::Ahead};
 
 impl Queue {
     /// The place of a video and the time until it is finished.
     pub fn estimate(&self, video: &Video) -> Estimate {
-        let ahead = self.inner.hub.line(|line| line.ahead(std::iter::once(video.id)));
-        self.estimate_at(video, ahead.get(&video.id).copied())
+        self.estimates(std::slice::from_ref(video)).remove(0)
     }
 
     /// The same for many, in their order; one look at the line for all of them.
     pub fn estimates(&self, videos: &[Video]) -> Vec<Estimate> {
-        let ahead = self.inner.hub.line(|line| line.ahead(videos.iter().map(|video| video.id)));
+        let ahead = self.inner.hub.ahead(videos.iter().map(|video| video.id));
         videos.iter().map(|video| self.estimate_at(video, ahead.get(&video.id).copied())).collect()
     }
 
@@ -25,8 +24,12 @@ impl Queue {
 
     /// How long until the line is empty, if nothing more comes.
     pub fn line_eta_ms(&self) -> Option<u64> {
-        let cost = self.inner.hub.line(crate::line::Line::cost);
-        self.line_ms(cost).map(|ms| ms as u64)
+        self.inner.hub.all_ms().map(|ms| ms as u64)
+    }
+
+    /// How many workers there are to make videos: what runs and waits is shared among them. One until this is said.
+    pub fn set_workers(&self, workers: u32) {
+        self.inner.hub.set_workers(workers);
     }
 
     /// How long a step of such a video takes here; none before one was measured.
@@ -38,16 +41,10 @@ impl Queue {
         // It may have been claimed since it was read.
         let ahead = ahead.filter(|_| video.status == Status::Queued);
         let eta_ms = match video.status {
-            Status::Queued => ahead.and_then(|ahead| self.line_ms(ahead.cost)),
+            Status::Queued => ahead.and_then(|ahead| ahead.eta_ms),
             Status::InProgress => self.inner.hub.remaining_ms(video.id),
             _ => None,
         };
         Estimate { queue_position: ahead.map(|ahead| ahead.position), eta_ms: eta_ms.map(|ms| ms as u64) }
-    }
-
-    /// What runs, and then so much of what waits.
-    fn line_ms(&self, cost: f64) -> Option<f64> {
-        let hub = &self.inner.hub;
-        hub.pace(|pace| pace.waiting_ms(cost)).map(|waiting| waiting + hub.all_remaining_ms())
     }
 }

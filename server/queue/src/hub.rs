@@ -6,15 +6,22 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    DurableEvent, KeyId, Lease, Progress, Stage, Status, Topic, Video, VideoId, line::Line, metrics,
-    pace::Pace, row::Row,
+    DurableEvent, KeyId, Lease, Progress, Stage, Status, Subscription, Topic, Video, VideoId,
+    line::{Ahead, Line, Workers},
+    metrics,
+    pace::Pace,
+    row::Row,
+    subscription::point,
 };
 
 /// How many items a subscriber may be behind before it must read the events and the row again.
@@ -80,6 +87,8 @@ pub(crate) struct Hub {
     previews: Mutex<HashMap<Topic, usize>>,
     pace: Mutex<Pace>,
     line: Mutex<Line>,
+    /// How many workers there are.
+    workers: AtomicU32,
     pub(crate) work: Notify,
     pub(crate) deliveries: Notify,
 }
@@ -125,13 +134,14 @@ impl Hub {
             previews: Mutex::default(),
             pace: Mutex::new(pace),
             line: Mutex::new(line),
+            workers: AtomicU32::new(1),
             work: Notify::new(),
             deliveries: Notify::new(),
         }
     }
 
     pub(crate) fn subscribe(&self, topic: Topic) -> Subscription {
-        Subscription { topic, news: self.news.subscribe(), seq: 0, seen: None }
+        Subscription::new(topic, self.news.subscribe())
     }
 
     /// A video was claimed; the news of it follow by [`Hub::publish`].
@@ -252,8 +262,27 @@ impl Hub {
         lock(&self.running).clone()
     }
 
-    pub(crate) fn line<T>(&self, ask: impl FnOnce(&Line) -> T) -> T {
-        ask(&lock(&self.line))
+    pub(crate) fn set_workers(&self, workers: u32) {
+        self.workers.store(workers, Ordering::Relaxed);
+    }
+
+    /// Calls the next worker, if anything waits.
+    pub(crate) fn wake_next(&self) {
+        if !lock(&self.line).is_empty() {
+            self.work.notify_one();
+        }
+    }
+
+    /// Where these videos stand, those among them that wait.
+    pub(crate) fn ahead(&self, ids: impl Iterator<Item = VideoId>) -> HashMap<VideoId, Ahead> {
+        let (workers, ms_per_cost) = (self.busy_workers(), self.pace(|pace| pace.waiting_ms(1.0)));
+        lock(&self.line).ahead(ids, workers, ms_per_cost)
+    }
+
+    /// Milliseconds until everything that runs and waits now is finished.
+    pub(crate) fn all_ms(&self) -> Option<f64> {
+        let (workers, ms_per_cost) = (self.busy_workers(), self.pace(|pace| pace.waiting_ms(1.0))?);
+        Some(lock(&self.line).all_ms(workers, ms_per_cost))
     }
 
     pub(crate) fn pace<T>(&self, ask: impl FnOnce(&Pace) -> T) -> T {
@@ -266,13 +295,16 @@ impl Hub {
         self.pace(|pace| pace.remaining_ms(running.megapixels, running.total_steps, running.progress))
     }
 
-    /// Milliseconds until everything that runs now is finished, as far as known.
-    pub(crate) fn all_remaining_ms(&self) -> f64 {
+    /// The workers with what they have in hand, as far as known how long that takes.
+    fn busy_workers(&self) -> Workers {
         let running = self.running();
+        let mut workers = Workers::free(self.workers.load(Ordering::Relaxed));
         self.pace(|pace| {
-            let remaining = |r: &Running| pace.remaining_ms(r.megapixels, r.total_steps, r.progress);
-            running.values().filter_map(remaining).sum()
-        })
+            for r in running.values() {
+                workers.take(pace.remaining_ms(r.megapixels, r.total_steps, r.progress).unwrap_or(0.0));
+            }
+        });
+        workers
     }
 
     /// The API key of a running video.
@@ -327,72 +359,5 @@ impl Running {
         self.last_step = Some((next.step, now_ms));
         // A clock that was set back measured nothing.
         (now_ms >= at_ms).then(|| (now_ms - at_ms) as f64 / f64::from(next.step - last))
-    }
-}
-
-fn point(video: &Video) -> (Option<Stage>, u32, u8) {
-    (video.stage, video.step, video.progress)
-}
-
-/// News of one topic, from the moment of subscribing.
-///
-/// Subscribe first, then read what there is and say so with [`Subscription::seen`]; then nothing is missed, and
-/// nothing older is told again.
-#[derive(Debug)]
-pub struct Subscription {
-    topic: Topic,
-    news: broadcast::Receiver<Arc<NewsItem>>,
-    seq: i64,
-    seen: Option<Seen>,
-}
-
-/// How far a video is for a subscriber that has read it. Not the video itself: thousands may follow one.
-#[derive(Debug)]
-struct Seen {
-    id: VideoId,
-    attempt: u32,
-    point: (Option<Stage>, u32, u8),
-}
-
-impl Subscription {
-    /// Events up to `seq` are known to the subscriber, and so is this video as it is here: what they already contain
-    /// is left out from here on.
-    pub fn seen(&mut self, seq: i64, video: Option<&Video>) {
-        self.seq = self.seq.max(seq);
-        if let Some(video) = video {
-            self.seen = Some(Seen { id: video.id, attempt: video.attempt, point: point(video) });
-        }
-    }
-
-    /// The next news, or `None` when the queue is gone.
-    pub async fn recv(&mut self) -> Option<Heard> {
-        loop {
-            match self.news.recv().await {
-                Ok(item) if self.topic.covers(item.video_id, item.owner.as_ref()) && !self.is_old(&item) => {
-                    return Some(Heard::News(item));
-                }
-                Ok(_) => {}
-                Err(broadcast::error::RecvError::Lagged(_)) => return Some(Heard::Lagged),
-                Err(broadcast::error::RecvError::Closed) => return None,
-            }
-        }
-    }
-
-    fn is_old(&mut self, item: &NewsItem) -> bool {
-        match &item.news {
-            News::Event { event, .. } => {
-                let old = event.seq <= self.seq;
-                self.seq = self.seq.max(event.seq);
-                old
-            }
-            News::Progress { attempt, progress, .. } => {
-                self.seen.as_ref().filter(|seen| seen.id == item.video_id).is_some_and(|seen| {
-                    *attempt < seen.attempt
-                        || (*attempt == seen.attempt
-                            && (Some(progress.stage), progress.step, progress.percent) <= seen.point)
-                })
-            }
-            News::Preview { .. } => false,
-        }
     }
 }

@@ -10,20 +10,35 @@ use uuid::Uuid;
 
 use crate::{Stage, Video, VideoId};
 
-/// One life of one worker. A restarted server is another owner, which is how its predecessor's rows are known.
+/// One worker in one life of a server. A restarted server is another life, which is how its predecessor's rows are
+/// known; the workers of one life leave each other's rows alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owner(Uuid);
+pub struct Owner {
+    life: Uuid,
+    worker: u32,
+}
 
 impl Owner {
-    /// An owner that never was before.
+    /// The first worker of a life that never was before.
     pub fn unique() -> Self {
-        Self(Uuid::now_v7())
+        Self { life: Uuid::now_v7(), worker: 0 }
+    }
+
+    /// Another worker of the same life, by its number.
+    #[must_use]
+    pub fn worker(&self, number: u32) -> Self {
+        Self { worker: number, ..*self }
+    }
+
+    /// What the text of every owner of this life begins with.
+    pub(crate) fn life(&self) -> String {
+        format!("{}.", self.life.simple())
     }
 }
 
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.simple().fmt(f)
+        write!(f, "{}{}", self.life(), self.worker)
     }
 }
 

@@ -33,20 +33,23 @@ mod outbox;
 mod pace;
 mod previews;
 mod queue;
+mod rescue;
 mod retention;
 mod row;
 mod settle;
+mod subscription;
 mod video;
 
 pub use clock::{Clock, SystemClock};
 pub use error::{Error, Result, Unwritable};
 pub use events::{DurableEvent, EventKind, Topic};
-pub use hub::{Heard, News, NewsItem, Subscription};
+pub use hub::{Heard, News, NewsItem};
 pub use keys::{ApiKey, ApiKeys, KeyId, KeyLimits, NewKey, Scope};
 pub use lease::{Claim, Estimate, Heartbeat, Lease, Owner, Progress, Rescued};
 pub use outbox::{Delivery, DeliveryOutcome, Outbox};
 pub use previews::PreviewWish;
 pub use queue::{Counts, ListQuery, Order, Page, Queue, QueueOptions};
+pub use subscription::Subscription;
 pub use tokio_util::sync::CancellationToken;
 pub use video::{
     Enqueued, Finished, JobError, NewVideo, Output, OutputFile, Stage, State, Status, Submission, Timings,

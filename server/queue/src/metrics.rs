@@ -5,7 +5,7 @@
 
 use metrics::{counter, histogram};
 
-use crate::{DurableEvent, EventKind, Video, settle::WORKER_LOST};
+use crate::{DurableEvent, EventKind, Video, rescue::WORKER_LOST};
 
 /// Shows the counters that may stay at zero for long: a rate over what is not there yet is no rate.
 pub(crate) fn begin() {

@@ -1,5 +1,5 @@
-//! How an attempt ends: the video is settled, or goes back to its place in the queue; and what a lost worker left is
-//! taken over.
+//! How an attempt ends: the video is settled, or goes back to its place in the queue. What a lost worker leaves is
+//! `rescue`'s.
 //!
 //! Relies on the lease, as `claims` does. Each end is one transaction: the row and its event.
 
@@ -8,16 +8,13 @@ use std::sync::Arc;
 use sqlx::{Sqlite, SqliteConnection, Transaction};
 
 use crate::{
-    Error, EventKind, Finished, JobError, Lease, Owner, Queue, Rescued, Result, Status,
+    Error, EventKind, Finished, JobError, Lease, Queue, Result, Status,
     claims::{lost, write_reports},
     events::{self, NewEvent},
     outbox,
     queue::{Inner, one, to_json},
     row::Row,
 };
-
-/// The detail of the event with which a row is taken over from a lost worker.
-pub(crate) const WORKER_LOST: &str = "worker_lost";
 
 impl Queue {
     /// Settles the video as completed. Its files must be in place and on the disk.
@@ -144,77 +141,6 @@ impl Queue {
                 _ => None,
             };
             release(&inner, tx, &row, detail).await
-        })
-        .await
-    }
-
-    /// Takes over the rows whose worker is gone: those of another owner, which are all that a killed server left
-    /// behind, and those whose heartbeat stopped a lease ago. A worker calls it at its start and while it has
-    /// nothing to do, never while it holds a lease.
-    pub async fn rescue(&self, owner: &Owner) -> Result<Rescued> {
-        let owner = owner.clone();
-        self.write(async move |inner| {
-            let mut writer = inner.writer.lock().await;
-            let mut tx = writer.begin().await?;
-            let now_ms = inner.clock.now_ms();
-            write_reports(&mut tx, &inner).await?;
-            let stale_ms = now_ms - inner.options.lease_ms;
-            let mut rows = sqlx::query(
-                "UPDATE videos SET
-                     status = 'queued', lost_attempts = lost_attempts + 1,
-                     stage = NULL, step = coalesce(checkpoint_step, 0), started_at_ms = NULL,
-                     lease_owner = NULL, heartbeat_at_ms = NULL
-                 WHERE status = 'in_progress' AND (lease_owner <> ?1 OR heartbeat_at_ms < ?2)
-                       AND cancel_requested_at_ms IS NULL AND lost_attempts + 1 < ?3
-                 RETURNING *",
-            )
-            .bind(owner.to_string())
-            .bind(stale_ms)
-            .bind(inner.options.max_attempts)
-            .fetch_all(&mut *tx)
-            .await?;
-            // The others that are gone have come to their end.
-            let ended = sqlx::query(
-                "UPDATE videos SET
-                     (status, error_code, error_message) = (
-                         SELECT 'cancelled', NULL, NULL WHERE cancel_requested_at_ms IS NOT NULL
-                         UNION ALL
-                         SELECT 'failed', 'worker_lost', 'the server stopped ' || (lost_attempts + 1)
-                                || ' times in a row while working on this video, which came no further'
-                         LIMIT 1),
-                     completed_at_ms = ?3, lost_attempts = lost_attempts + 1, checkpoint_step = NULL,
-                     lease_owner = NULL, heartbeat_at_ms = NULL
-                 WHERE status = 'in_progress' AND (lease_owner <> ?1 OR heartbeat_at_ms < ?2)
-                 RETURNING *",
-            )
-            .bind(owner.to_string())
-            .bind(stale_ms)
-            .bind(now_ms)
-            .fetch_all(&mut *tx)
-            .await?;
-            rows.extend(ended);
-            let mut released = Vec::with_capacity(rows.len());
-            for row in &rows {
-                let row = Row::read(row)?;
-                let told = NewEvent { actor: None, detail: Some(WORKER_LOST) };
-                let kind = EventKind::of(row.video.status);
-                let event = events::append(&mut tx, &row.video, kind, now_ms, told).await?;
-                released.push((event, row.video));
-            }
-            tx.commit().await?;
-            let mut rescued = Rescued::default();
-            for (event, video) in released {
-                match video.status {
-                    Status::Cancelled => rescued.cancelled += 1,
-                    Status::Failed => rescued.failed += 1,
-                    _ => rescued.requeued += 1,
-                }
-                tracing::warn!(job.id = %video.id, job.attempt = video.attempt, job.status = %video.status,
-                               "a video had lost its worker");
-                inner.hub.publish(&event, &video);
-                outbox::wake(&inner, &video);
-            }
-            Ok(rescued)
         })
         .await
     }

@@ -11,7 +11,7 @@ use crate::{
     progress,
     runner::Runner,
     settle::Settlement,
-    thread::{Made, Stop, become_},
+    thread::{Made, Stop},
     trace::{self, StageSpan},
 };
 
@@ -35,6 +35,8 @@ pub(crate) enum Ended {
     Failed(JobError),
     /// For the first time, so that there is another mode to try.
     OutOfMemory,
+    /// The generator is of no use any more; the video is not to blame for it, or not yet.
+    DeviceLost,
     /// The generator may never come back.
     Hung(Hung),
 }
@@ -75,6 +77,7 @@ impl<'a> Attempt<'a> {
             Err(_) if self.stop.cancel.is_cancelled() => self.settle(Settlement::Cancel).await,
             Err(Ended::Failed(error)) => self.settle(Settlement::Fail(error)).await,
             Err(Ended::OutOfMemory) => self.settle(Settlement::RequeueInLowMemory(LOW_MEMORY)).await,
+            Err(Ended::DeviceLost) => self.settle(Settlement::Abandon).await,
             Err(Ended::Stopped | Ended::Hung(_)) => self.settle(Settlement::Requeue).await,
         }
         if let Some(hung) = hung {
@@ -147,10 +150,7 @@ impl<'a> Attempt<'a> {
             return tracing::warn!("the generator came back");
         }
         tracing::error!("the generator hangs and does not stop: no video can be made before a restart");
-        become_(
-            &self.runner.readiness,
-            Readiness::Failed("the generator hangs and does not stop".to_owned()),
-        );
+        self.runner.slot.become_(Readiness::Hung("the generator hangs and does not stop".to_owned()));
     }
 
     /// How a generator's error ends the attempt.
@@ -163,6 +163,9 @@ impl<'a> Attempt<'a> {
             }
         }
         tracing::error!(%error, "the generation failed");
+        if matches!(error, GenerateError::DeviceLost(_)) {
+            return Ended::DeviceLost;
+        }
         Ended::Failed(error.into_job_error())
     }
 }

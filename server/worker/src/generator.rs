@@ -105,6 +105,10 @@ pub enum GenerateError {
     /// The latents are not numbers any more; the message is shown to the user.
     #[error("the latents are not finite: {0}")]
     NanLatents(String),
+    /// The device does not work any more, and no video will be made on it: the message is for the log alone. The
+    /// generator is dropped, and a new one is built if that can be done.
+    #[error("device lost: {0}")]
+    DeviceLost(String),
     /// The checkpoint cannot be gone on with; the message is for the log alone. Asked again without it, the
     /// generator starts over.
     #[error("bad checkpoint: {0}")]
@@ -121,7 +125,7 @@ impl GenerateError {
             Self::InvalidParams(message) => ("invalid_params", message),
             Self::OutOfMemory(message) => ("out_of_memory", message),
             Self::NanLatents(message) => ("nan_latents", message),
-            Self::Interrupted | Self::BadCheckpoint(_) | Self::Internal(_) => {
+            Self::Interrupted | Self::DeviceLost(_) | Self::BadCheckpoint(_) | Self::Internal(_) => {
                 ("internal", "the generation failed; the server's log says why".to_owned())
             }
         };

@@ -6,10 +6,12 @@
 use std::sync::{Mutex, PoisonError, mpsc::Sender};
 
 use queue::{CancellationToken, Owner, Queue};
-use tokio::{sync::watch, time::sleep};
+use tokio::time::sleep;
 use tracing::Instrument as _;
 
-use crate::{Readiness, Stores, WorkerConfig, attempt::Attempt, pulse::Heart, thread::Job, trace};
+use crate::{
+    Readiness, Stores, WorkerConfig, attempt::Attempt, pulse::Heart, readiness::Slot, thread::Job, trace,
+};
 
 pub(crate) struct Runner {
     pub(crate) config: WorkerConfig,
@@ -17,7 +19,7 @@ pub(crate) struct Runner {
     pub(crate) stores: Stores,
     pub(crate) owner: Owner,
     pub(crate) jobs: Sender<Job>,
-    pub(crate) readiness: watch::Sender<Readiness>,
+    pub(crate) slot: Slot,
     pub(crate) heart: Heart,
     /// The part of a second of video that is not counted yet.
     pub(crate) video_seconds: Mutex<f64>,
@@ -40,7 +42,7 @@ impl Runner {
             }
             match self.queue.claim(&self.owner).await {
                 Ok(Some(claim)) => {
-                    let span = trace::attempt_span(&claim.video);
+                    let span = trace::attempt_span(&claim.video, self.slot.device());
                     Attempt::new(&self, claim).run().instrument(span).await;
                 }
                 Ok(None) => tokio::select! {
@@ -61,7 +63,7 @@ impl Runner {
 
     /// Waits for the generator; false if there will be none.
     async fn generator_is_ready(&self) -> bool {
-        let mut readiness = self.readiness.subscribe();
+        let mut readiness = self.slot.subscribe();
         loop {
             tokio::select! {
                 biased;

@@ -22,6 +22,8 @@ pub(crate) enum Settlement {
     Fail(JobError),
     Cancel,
     Requeue,
+    /// The device is lost, and the attempt with it.
+    Abandon,
     /// With a sentence for the user.
     RequeueInLowMemory(&'static str),
 }
@@ -33,6 +35,7 @@ impl Settlement {
             Self::Fail(_) => "failed",
             Self::Cancel => "cancelled",
             Self::Requeue => "requeued",
+            Self::Abandon => "abandoned",
             Self::RequeueInLowMemory(_) => "requeued in low memory",
         }
     }
@@ -41,6 +44,7 @@ impl Settlement {
     fn retry_cause(&self) -> Option<&'static str> {
         match self {
             Self::Requeue => Some("worker_stopped"),
+            Self::Abandon => Some("device_lost"),
             Self::RequeueInLowMemory(_) => Some("out_of_memory"),
             _ => None,
         }
@@ -83,6 +87,7 @@ impl Attempt<'_> {
                 Settlement::Fail(error) => queue.fail(lease, error).await,
                 Settlement::Cancel => queue.cancelled(lease).await,
                 Settlement::Requeue => queue.requeue(lease).await,
+                Settlement::Abandon => queue.abandon(lease).await,
                 Settlement::RequeueInLowMemory(warning) => queue.requeue_in_low_memory(lease, warning).await,
             };
             match (written, delays.next()) {

@@ -9,15 +9,13 @@ use std::{
 };
 
 use queue::{CancellationToken, VideoParams};
-use tokio::{
-    runtime::Handle,
-    sync::{oneshot, watch},
-};
+use tokio::{runtime::Handle, sync::oneshot};
 
 use crate::{
     GenerateError, Generated, Generator, Progress, Readiness, Request, Result,
     monitor::{Lines, Monitor, Watched},
     progress::StageClock,
+    readiness::Slot,
 };
 
 /// A video to generate.
@@ -62,54 +60,51 @@ impl Stop {
 /// Starts the thread; it ends when the sender of its jobs is dropped. It keeps time by the runtime's clock.
 pub(crate) fn spawn<G: Generator>(
     build: impl FnMut() -> Result<G, String> + Send + 'static,
-    readiness: watch::Sender<Readiness>,
+    slot: Slot,
 ) -> Result<Sender<Job>> {
     let (sender, jobs) = mpsc::channel();
     let runtime = Handle::current();
-    thread::Builder::new().name("generator".to_owned()).spawn(move || {
+    thread::Builder::new().name(format!("generator-{}", slot.number())).spawn(move || {
         let _clock = runtime.enter();
-        run(build, &jobs, &readiness);
+        let _worker = slot.span().entered();
+        run(build, &jobs, &slot);
     })?;
     Ok(sender)
 }
 
-fn run<G: Generator>(
-    mut build: impl FnMut() -> Result<G, String>,
-    jobs: &Receiver<Job>,
-    readiness: &watch::Sender<Readiness>,
-) {
+fn run<G: Generator>(mut build: impl FnMut() -> Result<G, String>, jobs: &Receiver<Job>, slot: &Slot) {
     loop {
         let built = catch_unwind(AssertUnwindSafe(&mut build)).unwrap_or_else(|panic| Err(words(&*panic)));
         let mut generator = match built {
             Ok(generator) => generator,
             Err(reason) => {
                 tracing::error!(%reason, "the generator cannot be built");
-                return become_(readiness, Readiness::Failed(reason));
+                return slot.become_(Readiness::Failed(reason));
             }
         };
-        become_(readiness, Readiness::Ready);
+        slot.become_(Readiness::Ready);
         loop {
             let Ok(job) = jobs.recv() else { return };
-            let made = catch_unwind(AssertUnwindSafe(|| generate(&mut generator, &job)));
-            let panicked = made.is_err();
-            if panicked {
+            let made = catch_unwind(AssertUnwindSafe(|| generate(&mut generator, &job, slot)));
+            let broken = matches!(made, Err(_) | Ok(Err(GenerateError::DeviceLost(_))));
+            if broken {
                 // Said before the result, so that the loop does not take the next video for a broken generator.
-                become_(readiness, Readiness::Starting);
+                slot.become_(Readiness::Starting);
             }
             let made = made.unwrap_or_else(|panic| Err(GenerateError::Internal(words(&*panic))));
             // Nobody listens when the server stopped waiting.
             let _ = job.done.send(made);
-            if panicked {
+            if broken {
                 metrics::counter!("cogvideox_worker_restarts_total").increment(1);
                 break;
             }
         }
-        // Whatever state the panic left it in, nobody meets it: a new one is built.
+        // Whatever state it was left in, nobody meets it: a new one is built.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(generator)));
     }
 }
 
-fn generate(generator: &mut impl Generator, job: &Job) -> Result<Made, GenerateError> {
+fn generate(generator: &mut impl Generator, job: &Job, slot: &Slot) -> Result<Made, GenerateError> {
     let mut monitor = Monitor::new(&job.watched, &job.lines);
     let request = Request {
         video_id: job.watched.video_id,
@@ -119,20 +114,14 @@ fn generate(generator: &mut impl Generator, job: &Job) -> Result<Made, GenerateE
     };
     let generated = generator.generate(&request, &mut |report: Progress<'_>| monitor.hear(report))?;
     if let Some(bytes) = generated.peak_memory_bytes {
-        metrics::gauge!("cogvideox_gpu_memory_bytes", "kind" => "peak").set(bytes as f64);
+        let labels = [
+            ("kind", "peak".to_owned()),
+            ("worker", slot.number().to_string()),
+            ("device", slot.device().to_owned()),
+        ];
+        metrics::gauge!("cogvideox_gpu_memory_bytes", &labels).set(bytes as f64);
     }
     Ok(Made { generated, clock: monitor.into_clock() })
-}
-
-/// Moves the readiness on, unless the server is stopping or the worker has given up: these are final.
-pub(crate) fn become_(readiness: &watch::Sender<Readiness>, next: Readiness) {
-    readiness.send_if_modified(|now| {
-        let goes_on = !matches!(now, Readiness::Stopping | Readiness::Failed(_));
-        if goes_on {
-            *now = next;
-        }
-        goes_on
-    });
 }
 
 fn words(panic: &(dyn Any + Send)) -> String {

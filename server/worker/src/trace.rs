@@ -6,13 +6,15 @@ use std::sync::{Mutex, PoisonError};
 use queue::{Stage, Video};
 use tracing::{Span, field::Empty, info_span};
 
-/// The span of an attempt at the video, for the time from its claim.
-pub(crate) fn attempt_span(video: &Video) -> Span {
+/// The span of an attempt at the video on the device, for the time from its claim.
+pub(crate) fn attempt_span(video: &Video, device: &str) -> Span {
     info_span!(
         "video",
         job.id = %video.id,
         // Signed, because OpenTelemetry's numbers are: others would be exported as text.
         job.attempt = i64::from(video.attempt),
+        // The span `worker` around this one says it too, but is in no trace.
+        job.device = device,
         job.outcome = Empty,
         error.type = Empty
     )

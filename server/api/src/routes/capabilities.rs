@@ -21,6 +21,8 @@ pub(crate) struct Capabilities {
     version: String,
     /// The models, the default first.
     models: Vec<ModelCapabilities>,
+    /// The devices that videos are made on, one video each at a time; several may have the same name.
+    devices: Vec<String>,
     /// Bounds of any request.
     limits: RequestLimits,
     /// What is switched on.
@@ -171,10 +173,12 @@ impl ModelCapabilities {
 )]
 pub(crate) async fn get(State(state): State<AppState>) -> Result<Json<Capabilities>> {
     let models = state.catalog.iter().enumerate();
+    let devices = state.devices.borrow().iter().map(|device| device.name.clone()).collect();
     Ok(Json(Capabilities {
         object: CapabilitiesTag::Capabilities,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         models: models.map(|(index, card)| ModelCapabilities::new(card, index == 0)).collect(),
+        devices,
         limits: RequestLimits {
             max_prompt_chars: state.limits.max_prompt_chars,
             max_body_bytes: state.limits.max_body_bytes,

@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::openapi::CommonErrors;
-use crate::state::{AppState, Health};
+use crate::state::{AppState, Device, Health};
 
 /// That the process answers.
 #[derive(Debug, Serialize, ToSchema)]
@@ -31,6 +31,8 @@ pub(crate) struct Readiness {
     status: ReadinessStatus,
     /// What stands in the way, in words; empty when ready.
     reasons: Vec<String>,
+    /// The devices, each with a worker of its own.
+    devices: Vec<DeviceReadiness>,
     /// Videos that wait; null when the queue does not answer.
     #[schema(required)]
     queued: Option<u32>,
@@ -39,18 +41,36 @@ pub(crate) struct Readiness {
     in_progress: Option<u32>,
 }
 
+/// A device that videos are made on.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DeviceReadiness {
+    /// Such as `cpu` or `cuda:1`; several may have the same.
+    device: String,
+    /// Whether its worker makes videos.
+    status: ReadinessStatus,
+}
+
 /// States of readiness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum ReadinessStatus {
     /// Videos are taken and made.
     Ready,
+    /// The same, but not on all devices.
+    Degraded,
     /// The model is being loaded.
     Starting,
     /// The server is shutting down.
     Draining,
     /// The server must be looked after.
     Failed,
+}
+
+impl ReadinessStatus {
+    /// Whether videos are taken and made.
+    fn is_able(self) -> bool {
+        matches!(self, Self::Ready | Self::Degraded)
+    }
 }
 
 /// Is the process alive?
@@ -78,12 +98,14 @@ pub(crate) async fn livez() -> Json<Liveness> {
     ),
 )]
 pub(crate) async fn readyz(State(state): State<AppState>) -> (StatusCode, Json<Readiness>) {
-    let (mut status, mut reasons) = match &*state.health.borrow() {
-        Health::Ready => (ReadinessStatus::Ready, Vec::new()),
-        Health::Starting => (ReadinessStatus::Starting, vec!["the model is being loaded".to_owned()]),
-        Health::Draining => (ReadinessStatus::Draining, vec!["the server is shutting down".to_owned()]),
-        Health::Failed(reason) => (ReadinessStatus::Failed, vec![reason.clone()]),
-    };
+    let (mut status, mut reasons) = in_words(&state.health.borrow());
+    let devices = state.devices.borrow().clone();
+    if status == ReadinessStatus::Ready {
+        reasons = failures(&devices);
+        if !reasons.is_empty() {
+            status = ReadinessStatus::Degraded;
+        }
+    }
     let counts = state.queue.counts().await;
     if let Err(error) = &counts {
         tracing::error!(%error, "the queue does not answer");
@@ -95,20 +117,42 @@ pub(crate) async fn readyz(State(state): State<AppState>) -> (StatusCode, Json<R
         status = ReadinessStatus::Failed;
         reasons.push("the job queue cannot be written".to_owned());
     }
-    if !disk.has_room && status == ReadinessStatus::Ready {
+    if !disk.has_room && status.is_able() {
         status = ReadinessStatus::Failed;
         reasons.push("the disk has no room for another video".to_owned());
     }
     let counts = counts.ok();
-    let code =
-        if status == ReadinessStatus::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let code = if status.is_able() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let device =
+        |device: &Device| DeviceReadiness { device: device.name.clone(), status: in_words(&device.health).0 };
     let readiness = Readiness {
         status,
         reasons,
+        devices: devices.iter().map(device).collect(),
         queued: counts.map(|counts| counts.queued),
         in_progress: counts.map(|counts| counts.in_progress),
     };
     (code, Json(readiness))
+}
+
+/// A health as status and reasons.
+fn in_words(health: &Health) -> (ReadinessStatus, Vec<String>) {
+    match health {
+        Health::Ready => (ReadinessStatus::Ready, Vec::new()),
+        Health::Starting => (ReadinessStatus::Starting, vec!["the model is being loaded".to_owned()]),
+        Health::Draining => (ReadinessStatus::Draining, vec!["the server is shutting down".to_owned()]),
+        Health::Failed(reason) => (ReadinessStatus::Failed, vec![reason.clone()]),
+    }
+}
+
+/// Which devices failed, and why.
+fn failures(devices: &[Device]) -> Vec<String> {
+    let failure = |device: &Device| match &device.health {
+        Health::Failed(reason) if reason.contains(&device.name) => Some(reason.clone()),
+        Health::Failed(reason) => Some(format!("device {}: {reason}", device.name)),
+        _ => None,
+    };
+    devices.iter().filter_map(failure).collect()
 }
 
 /// The same as `/readyz`.

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use crate::auth::Caller;
 use crate::error::Result;
 use crate::openapi::CallerErrors;
-use crate::state::AppState;
+use crate::state::{AppState, Health};
 
 /// The queue.
 #[derive(Debug, Serialize, ToSchema)]
@@ -24,6 +24,8 @@ pub(crate) struct Line {
     in_progress: u32,
     /// How many may wait.
     capacity: u32,
+    /// Workers that make videos, each one at a time.
+    workers: u32,
     /// Seconds a denoising step of the default video takes here; null before one was measured.
     #[schema(required)]
     step_seconds: Option<f64>,
@@ -92,6 +94,7 @@ async fn look(state: &AppState) -> Result<Json<Line>> {
         queued: counts.queued,
         in_progress: counts.in_progress,
         capacity: state.queue.options().capacity,
+        workers: state.devices.borrow().iter().filter(|device| device.health == Health::Ready).count() as u32,
         step_seconds: state.queue.step_ms(&default_video(state)).map(|ms| ms / 1000.0),
         eta_seconds: eta_ms.map(|ms| ms as f64 / 1000.0),
     }))

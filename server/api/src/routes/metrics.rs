@@ -36,6 +36,10 @@ pub(crate) async fn metrics(State(state): State<AppState>, mut request: Parts) -
     }
     let ready = *state.health.borrow() == Health::Ready;
     gauge!("cogvideox_ready").set(if ready { 1.0 } else { 0.0 });
+    for (number, device) in state.devices.borrow().iter().enumerate() {
+        let labels = [("worker", number.to_string()), ("device", device.name.clone())];
+        gauge!("cogvideox_worker_ready", &labels).set(if device.health == Health::Ready { 1.0 } else { 0.0 });
+    }
     // Shown from the beginning on.
     gauge!("cogvideox_sse_subscribers").increment(0.0);
     counter!("cogvideox_sse_dropped_total").increment(0);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use api::Health;
+use api::{Device, Health};
 use queue::KeyLimits;
 use serde_json::json;
 
@@ -16,7 +16,9 @@ async fn readiness_follows_the_worker_and_liveness_does_not() {
     world.queued("a cat").await;
     world.queued("a dog").await;
     let _running = world.claim().await;
-    let ready = json!({ "status": "ready", "reasons": [], "queued": 1, "in_progress": 1 });
+    let devices = json!([{ "device": "cpu", "status": "ready" }, { "device": "cuda:1", "status": "ready" }]);
+    let ready =
+        json!({ "status": "ready", "reasons": [], "devices": devices, "queued": 1, "in_progress": 1 });
     for path in ["/readyz", "/healthz"] {
         let answer = world.get(path).await;
         assert_eq!((answer.status.as_u16(), answer.json()), (200, ready.clone()), "a busy server is ready");
@@ -65,4 +67,32 @@ async fn readiness_sees_a_full_disk_without_a_floor_and_looks_once_a_second() {
     world.clock.advance(Duration::from_secs(1));
     assert_eq!(world.get("/readyz").await.status, 200);
     assert_eq!(looks.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_server_whose_devices_work_in_part_takes_videos_and_says_what_is_wrong() {
+    let world = World::new().await;
+    let failed = |name: &str, reason: &str| Device {
+        name: name.to_owned(),
+        health: Health::Failed(reason.to_owned()),
+    };
+    let starting = Device { name: "cuda:1".to_owned(), health: Health::Starting };
+    world.devices.send_modify(|devices| {
+        devices.extend([
+            failed("cuda:2", "no memory"),
+            failed("cuda:3", "device cuda:3: not there"),
+            starting,
+        ]);
+    });
+    let answer = world.get("/readyz").await;
+    assert_eq!(answer.status, 200);
+    let body = answer.json();
+    assert_eq!(body["status"], "degraded");
+    assert_eq!(body["reasons"], json!(["device cuda:2: no memory", "device cuda:3: not there"]));
+    let states: Vec<_> = body["devices"].as_array().unwrap().iter().map(|device| &device["status"]).collect();
+    assert_eq!(states, ["ready", "ready", "failed", "failed", "starting"]);
+    assert_eq!(world.get("/v1/queue").await.json()["workers"], 2);
+    let capabilities = world.get("/v1/capabilities").await.json();
+    assert_eq!(capabilities["devices"], json!(["cpu", "cuda:1", "cuda:2", "cuda:3", "cuda:1"]));
+    assert_eq!(world.post_json(json!({ "prompt": "a cat" })).await.status, 200);
 }

@@ -14,7 +14,7 @@ async fn the_queue_says_how_much_there_is_to_do_and_how_long_it_will_take() {
     assert_eq!(
         world.get("/v1/queue").await.json(),
         json!({
-            "object": "queue", "paused": false, "queued": 0, "in_progress": 0, "capacity": 3,
+            "object": "queue", "paused": false, "queued": 0, "in_progress": 0, "capacity": 3, "workers": 2,
             "step_seconds": null, "eta_seconds": null,
         })
     );

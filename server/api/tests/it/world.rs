@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use api::{
-    AppState, CountTokens, FrameLattice, Health, Limits, ModelCard, ModelCatalog, Scheduler, Size, StepRule,
+    AppState, CountTokens, Device, FrameLattice, Health, Limits, ModelCard, ModelCatalog, Scheduler, Size,
+    StepRule,
 };
 use axum::Router;
 use axum::body::Body;
@@ -29,6 +30,7 @@ pub(crate) struct World {
     pub(crate) queue: Queue,
     pub(crate) store: VideoStore,
     pub(crate) health: watch::Sender<Health>,
+    pub(crate) devices: watch::Sender<Vec<Device>>,
     pub(crate) clock: Arc<TestClock>,
     pub(crate) recorder: PrometheusRecorder,
     owner: Owner,
@@ -120,12 +122,15 @@ impl World {
         let queue = Queue::open(&folder.path().join("queue.db"), clock.clone(), options).await.unwrap();
         let store = VideoStore::open(&folder.path().join("videos")).await.unwrap();
         let (health, receiver) = watch::channel(Health::Ready);
+        let device = |name: &str| Device { name: name.to_owned(), health: Health::Ready };
+        let (devices, devices_seen) = watch::channel(vec![device("cpu"), device("cuda:1")]);
         let mut state = AppState {
             queue: queue.clone(),
             store: store.clone(),
             catalog: Arc::new(ModelCatalog::new(text_to_video(), vec![image_to_video()])),
             prompt_tokens: Arc::new(Words),
             health: receiver,
+            devices: devices_seen,
             limits: Limits::default(),
             clock: clock.clone(),
             api_keys: queue.api_keys(),
@@ -147,7 +152,7 @@ impl World {
         };
         change(&mut state);
         let router = api::router(state);
-        Self { router, queue, store, health, clock, recorder, owner: Owner::unique(), folder }
+        Self { router, queue, store, health, devices, clock, recorder, owner: Owner::unique(), folder }
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {

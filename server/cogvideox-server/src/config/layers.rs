@@ -69,6 +69,7 @@ impl Layers {
             match (self.default_of(&key), value) {
                 (None, _) => return Err(Error::UnknownKey { key, origin: origin.clone() }),
                 (Some(Value::Table(_)), Value::Table(section)) => self.add_table(section, &key, origin)?,
+                (Some(Value::Array(_)), Value::String(text)) => self.set(&key, list(&text), origin),
                 (Some(default), value) if default.same_type(&value) => self.set(&key, value, origin),
                 (Some(default), value) => {
                     let reason = format!("expected {}, found {}", kind(default), kind(&value));
@@ -166,7 +167,8 @@ fn parse(text: &str, origin: &Origin) -> Result<Table> {
     })
 }
 
-/// A list as TOML has it, or its entries with commas between them: all lists here are of words.
+/// A list as TOML has it, or its entries with commas between them, of which one alone is a list too: all lists here are
+/// of words.
 fn list(text: &str) -> Value {
     let as_toml = format!("list = {text}").parse::<Table>().ok().and_then(|mut table| table.remove("list"));
     if let Some(list @ Value::Array(_)) = as_toml {

@@ -6,6 +6,8 @@ use std::{net::IpAddr, num::NonZeroU32, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::DeviceSpec;
+
 /// How the server is reached and how it stops.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -60,8 +62,8 @@ pub struct Model {
     pub path: ModelPath,
     /// What it computes in.
     pub dtype: DType,
-    /// Where it computes.
-    pub device: Device,
+    /// Where it computes: one worker for each.
+    pub device: Vec<DeviceSpec>,
     /// Whether the VAE decodes in tiles.
     pub vae_tiling: bool,
 }
@@ -102,14 +104,6 @@ pub enum DType {
     F16,
     /// 16 bits with the exponent of 32.
     Bf16,
-}
-
-/// Something that computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Device {
-    /// The processor.
-    Cpu,
 }
 
 /// The job table.

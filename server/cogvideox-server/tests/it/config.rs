@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::Path};
 
-use cogvideox_server::config::{Config, DType, LoadOptions, LogFormat, ModelPath};
+use cogvideox_server::config::{Config, DType, DeviceSpec, LoadOptions, LogFormat, ModelPath};
 
 fn variables(all: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
     all.iter().map(|(name, value)| (name.into(), value.into())).collect()
@@ -36,6 +36,7 @@ fn the_defaults_are_safe_and_run_the_demo() {
     assert_eq!(config.server.port, 8000);
     assert_eq!(config.model.path, ModelPath::Demo);
     assert_eq!(config.model.dtype, DType::F32);
+    assert_eq!(config.model.device, [DeviceSpec::Cpu]);
     assert_eq!(config.video.quality, media::Quality::Standard);
 }
 
@@ -93,6 +94,31 @@ fn a_list_is_taken_from_text_with_commas_or_as_toml() {
 }
 
 #[test]
+fn devices_are_one_or_a_list_in_every_layer() {
+    use DeviceSpec::{Cpu, Cuda};
+    for (text, expected) in [
+        ("'cpu'", vec![Cpu]),
+        ("'cuda'", vec![Cuda(0)]),
+        ("'cuda:1'", vec![Cuda(1)]),
+        ("'cpu, cpu'", vec![Cpu, Cpu]),
+        ("['cuda:0', 'cuda:1', 'cpu']", vec![Cuda(0), Cuda(1), Cpu]),
+    ] {
+        let file = file(&format!("[model]\ndevice = {text}\n"));
+        let config = Config::load(&with_file(file.path()), []).unwrap();
+        assert_eq!(config.model.device, expected, "{text}");
+        let printed = self::file(&config.to_toml().unwrap());
+        assert_eq!(Config::load(&with_file(printed.path()), []).unwrap(), config, "{text}");
+        let bare = text.trim_matches('\'');
+        let variables = variables(&[("COGVIDEOX_MODEL__DEVICE", bare)]);
+        assert_eq!(
+            Config::load(&LoadOptions::default(), variables).unwrap().model.device,
+            expected,
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn unknown_keys_are_named_with_their_layer() {
     let file = file("[server]\nprot = 9000\n");
     assert_eq!(
@@ -144,11 +170,22 @@ fn wrong_values_are_named_with_key_and_layer() {
         ("server.address", "localhost", "IP address"),
         ("video.quality", "ultra", "\"compact\", \"standard\" or \"high\", found \"ultra\""),
         ("log.filter", "queue=loud", "filter"),
+        ("model.device", "", "expected at least one device, found none"),
         ("limits.delete_wait_seconds", "60", "less than limits.request_timeout_seconds = 60, found 60"),
     ] {
         let message = refusal(&overrides(&[(key, value)]), &[]);
         let start = format!("configuration key {key} in the command line: ");
         assert!(message.starts_with(&start) && message.contains(said), "{message}");
+    }
+}
+
+#[test]
+fn a_device_of_no_known_name_is_refused() {
+    for device in ["gpu", "cuda:", "cuda:x", "cuda:-1", "CUDA", "cpu:0"] {
+        let message = refusal(&overrides(&[("model.device", &format!("cpu,{device}"))]), &[]);
+        assert!(message.contains("model.device"), "{message}");
+        let said = format!("expected cpu, cuda or cuda:NUMBER, found {device:?}");
+        assert!(message.contains(&said), "{message}");
     }
 }
 

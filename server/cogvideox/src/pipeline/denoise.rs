@@ -36,6 +36,7 @@ impl CogVideoXPipeline {
         on_event: &mut OnEvent<'_>,
     ) -> Result<Tensor> {
         let steps = schedule.timesteps().len();
+        self.components.transformer.prepare(&schedule.timesteps()[state.step..], OFS)?;
         for &timestep in &schedule.timesteps()[state.step..] {
             let output = self.predict(conditioning, &state.latents, timestep, on_event)?;
             let noise_pred = guide(&output, params, timestep)?;

@@ -5,6 +5,7 @@
 //! callback. Relies on every other module of this crate; must not know threads, files to serve or jobs.
 
 mod checkpoint;
+mod components;
 mod denoise;
 mod event;
 mod fingerprint;
@@ -20,6 +21,7 @@ use std::sync::OnceLock;
 use candle_core::{DType, Device, Tensor};
 
 pub use self::checkpoint::Checkpoint;
+pub(crate) use self::components::{Autoencoder, Components, Denoiser, TextEncoder};
 use self::denoise::Conditioning;
 pub use self::event::Event;
 pub use self::preview::Preview;
@@ -28,6 +30,7 @@ pub use self::state::DenoiseState;
 use self::state::LoopState;
 use crate::description::ModelDescription;
 use crate::digest::sha256;
+use crate::gpu::MemoryPlan;
 use crate::noise::Generator;
 use crate::params::{GenerationParams, LatentShape};
 use crate::scheduler::Schedule;
@@ -56,6 +59,8 @@ pub struct CogVideoXPipeline {
     dtype: DType,
     device: Device,
     components: Components,
+    /// How a GPU's memory is used.
+    plan: Option<MemoryPlan>,
     /// Of which weights the components are, for checkpoints.
     weights_digest: String,
     /// Fitted by the first preview: it takes a small VAE decode, which a run without previews need not pay.
@@ -68,13 +73,6 @@ struct Run<'a> {
     shape: LatentShape,
     schedule: Schedule<'a>,
     tiling: Option<Tiling>,
-}
-
-/// The parts that hold weights.
-pub(crate) struct Components {
-    pub(crate) text_encoder: T5EncoderModel,
-    pub(crate) transformer: CogVideoXTransformer3DModel,
-    pub(crate) vae: AutoencoderKlCogVideoX,
 }
 
 /// The caller's callback, whose `Break` ends the run.
@@ -96,25 +94,54 @@ impl CogVideoXPipeline {
     /// is not as the model needs it.
     pub fn load(dir: &Path, dtype: DType, device: &Device) -> Result<Self> {
         let description = ModelDescription::read(dir)?;
+        Self::check_dtype(&description, dtype)?;
+        let components = Components {
+            text_encoder: Box::new(T5EncoderModel::load(&dir.join("text_encoder"), dtype, device)?),
+            transformer: Box::new(CogVideoXTransformer3DModel::load(
+                &dir.join("transformer"),
+                dtype,
+                device,
+            )?),
+            vae: Box::new(AutoencoderKlCogVideoX::load(&dir.join("vae"), dtype, device)?),
+        };
+        Self::assemble(dir, description, components, dtype, None)
+    }
+
+    /// # Errors
+    /// [`Error::UnsupportedDtype`] for f16 with a model that overflows in it.
+    pub(crate) fn check_dtype(description: &ModelDescription, dtype: DType) -> Result<()> {
         if dtype == DType::F16 && !description.form.runs_in_f16() {
             return Err(Error::UnsupportedDtype(
                 "f16 overflows in every CogVideoX model but 2B and gives a black video; use bf16 or f32"
                     .to_owned(),
             ));
         }
-        let components = Components {
-            text_encoder: T5EncoderModel::load(&dir.join("text_encoder"), dtype, device)?,
-            transformer: CogVideoXTransformer3DModel::load(&dir.join("transformer"), dtype, device)?,
-            vae: AutoencoderKlCogVideoX::load(&dir.join("vae"), dtype, device)?,
-        };
+        Ok(())
+    }
+
+    /// A pipeline of components loaded from `dir`.
+    pub(crate) fn assemble(
+        dir: &Path,
+        description: ModelDescription,
+        components: Components,
+        dtype: DType,
+        plan: Option<MemoryPlan>,
+    ) -> Result<Self> {
         let digests = [
             weights::digest(&dir.join("text_encoder"), TRANSFORMERS_STEM)?,
             weights::digest(&dir.join("transformer"), DIFFUSERS_STEM)?,
             weights::digest(&dir.join("vae"), DIFFUSERS_STEM)?,
         ];
-        let pipeline = Self::new(description, components, dtype, device, sha256(digests.concat().as_bytes()));
+        let weights_digest = sha256(digests.concat().as_bytes());
+        let pipeline =
+            Self { plan, ..Self::new(description, components, dtype, &Device::Cpu, weights_digest) };
         pipeline.check_components(dir)?;
         Ok(pipeline)
+    }
+
+    /// How a GPU's memory is used; none on a CPU.
+    pub fn memory_plan(&self) -> Option<&MemoryPlan> {
+        self.plan.as_ref()
     }
 
     pub(crate) fn new(
@@ -125,7 +152,7 @@ impl CogVideoXPipeline {
         weights_digest: String,
     ) -> Self {
         let (device, rgb_map) = (device.clone(), OnceLock::new());
-        Self { description, dtype, device, components, weights_digest, rgb_map }
+        Self { description, dtype, device, components, weights_digest, plan: None, rgb_map }
     }
 
     /// Components that load one by one may still come from different models.
@@ -168,7 +195,8 @@ impl CogVideoXPipeline {
         let shape = LatentShape::of(params, self.components.transformer.config())?;
         let scheduler = self.description.scheduler.with_kind(params.scheduler);
         let schedule = scheduler.schedule(params.num_inference_steps)?;
-        let tiling = if params.vae_tiling { Some(self.components.vae.default_tiling()) } else { None };
+        let tiles = params.vae_tiling || self.plan.is_some_and(|plan| plan.vae_tiling);
+        let tiling = if tiles { Some(self.components.vae.default_tiling()) } else { None };
         self.check_image(params)?;
         let run = Run { params, shape, schedule, tiling };
         let resumed = resume.map(|checkpoint| self.resume(checkpoint, &run)).transpose()?;
@@ -282,7 +310,6 @@ impl CogVideoXPipeline {
         let latents = latents.permute((0, 2, 1, 3, 4))?.contiguous()?;
         let latents = postprocess::scaled(&latents, 1.0 / self.components.vae.config().scaling_factor)?;
         let mut check = |fraction| notify(on_event, Event::VaeDecode { fraction });
-        let video = self.components.vae.decode(&latents, tiling, &mut check)?;
-        postprocess::frames(&video)
+        self.components.vae.decode_frames(&latents, tiling, &mut check)
     }
 }

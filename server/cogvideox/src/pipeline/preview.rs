@@ -8,11 +8,11 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::CogVideoXPipeline;
 use super::postprocess::scaled;
+use super::{Autoencoder, CogVideoXPipeline};
 use crate::noise::Generator;
 use crate::ops::with_f32;
-use crate::vae::{AutoencoderKlCogVideoX, Check};
+use crate::vae::Check;
 use crate::{Error, Result};
 
 /// Latent pixels of a patch's side: what a patch decodes to is mixed with its neighbours', yet more patches on the
@@ -75,7 +75,7 @@ impl CogVideoXPipeline {
         if let Some(map) = self.rgb_map.get() {
             return Ok(map);
         }
-        let map = RgbMap::fit(&self.components.vae, self.dtype, &self.device, check)?;
+        let map = RgbMap::fit(self.components.vae.as_ref(), self.dtype, &self.device, check)?;
         Ok(self.rgb_map.get_or_init(|| map))
     }
 }
@@ -99,7 +99,7 @@ impl RgbMap {
     }
 
     /// Least squares over the patches of one decoded mosaic.
-    fn fit(vae: &AutoencoderKlCogVideoX, dtype: DType, device: &Device, check: Check<'_>) -> Result<Self> {
+    fn fit(vae: &dyn Autoencoder, dtype: DType, device: &Device, check: Check<'_>) -> Result<Self> {
         let channels = vae.config().latent_channels;
         let side = ((PATCHES_PER_UNKNOWN * (channels + 1)) as f64).sqrt().ceil() as usize;
         // Latents of a pipeline have about unit variance. The seed only has to be the same every time.
@@ -118,7 +118,7 @@ impl RgbMap {
 }
 
 /// Mean decoded values of patches `(c, side, side)`, laid out as `(3, side, side)`.
-fn patch_colours(vae: &AutoencoderKlCogVideoX, patches: &Tensor, check: Check<'_>) -> Result<Vec<f64>> {
+fn patch_colours(vae: &dyn Autoencoder, patches: &Tensor, check: Check<'_>) -> Result<Vec<f64>> {
     let side = patches.dim(1)?;
     let mosaic = patches.unsqueeze(0)?.upsample_nearest2d(side * PATCH, side * PATCH)?.unsqueeze(2)?;
     let mosaic = scaled(&mosaic, 1.0 / vae.config().scaling_factor)?;

@@ -7,6 +7,7 @@
 mod block;
 mod config;
 mod embeddings;
+mod positions;
 
 use std::path::Path;
 
@@ -14,8 +15,9 @@ use candle_core::{DType, Device, Tensor};
 
 use self::block::{Block, BlockInput};
 pub use self::config::TransformerConfig;
-use self::embeddings::{Grid, crop_region, linspace, rotary_tables, sincos_table, timestep_embedding};
-use crate::ops::attention::RotaryTables;
+pub(crate) use self::embeddings::{Grid, timestep_embedding};
+pub(crate) use self::positions::PositionMaker;
+pub use self::positions::Positions;
 use crate::ops::linear::Linear;
 use crate::ops::norm::{LayerNorm, Modulation, ShiftScale, Streams};
 use crate::ops::silu;
@@ -39,26 +41,6 @@ impl TimestepEmbedding {
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(self.linear_2.forward(&silu(&self.linear_1.forward(x)?)?)?)
-    }
-}
-
-/// The positions of one video size, made once for all steps of a run.
-pub struct Positions {
-    rotary: Option<RotaryTables>,
-    /// Added to the embedded tokens, `(1, text + video, inner)`.
-    table: Option<Tensor>,
-}
-
-impl Positions {
-    /// Cosines and sines of the video tokens, `(tokens, head_dim)` row-major each; none for a model without rotary
-    /// positions.
-    pub fn rotary(&self) -> Option<(&[f32], &[f32])> {
-        self.rotary.as_ref().map(|tables| (&tables.cos[..], &tables.sin[..]))
-    }
-
-    /// What is added to the embedded tokens, `(1, text + video, inner)`; none for a model with rotary positions only.
-    pub fn table(&self) -> Option<&Tensor> {
-        self.table.as_ref()
     }
 }
 
@@ -152,83 +134,8 @@ impl CogVideoXTransformer3DModel {
     /// [`Error::InvalidParams`] for a size that the model cannot run: not divisible into patches, another size than
     /// a learned table's, or beyond the training size of a model with sliced rotary positions (1.5).
     pub fn positions(&self, frames: usize, height: usize, width: usize) -> Result<Positions> {
-        let grid = self.grid(frames, height, width)?;
-        let rotary =
-            if self.config.use_rotary_positional_embeddings { Some(self.rotary(grid)?) } else { None };
-        let table = if !self.config.use_rotary_positional_embeddings || self.learned_table.is_some() {
-            Some(self.additive_table(grid, frames, height, width)?)
-        } else {
-            None
-        };
-        Ok(Positions { rotary, table })
-    }
-
-    fn grid(&self, frames: usize, height: usize, width: usize) -> Result<Grid> {
-        let (p, p_t) = (self.config.patch_size, self.config.patch_frames());
-        let check = |field, value: usize, patch: usize| {
-            if value > 0 && value.is_multiple_of(patch) {
-                return Ok(value / patch);
-            }
-            Err(Error::invalid(field, format!("{value} latents do not divide into patches of {patch}")))
-        };
-        let (rows, columns) = (check("height", height, p)?, check("width", width, p)?);
-        Ok(Grid { frames: check("num_frames", frames, p_t)?, rows, columns })
-    }
-
-    fn rotary(&self, grid: Grid) -> Result<RotaryTables> {
-        let base_rows = self.config.sample_height / self.config.patch_size;
-        let base_columns = self.config.sample_width / self.config.patch_size;
-        let head_dim = self.config.attention_head_dim;
-        let (rows, columns, frames) = (grid.rows as f64, grid.columns as f64, grid.frames as f64);
-        if self.config.patch_size_t.is_some() {
-            // 1.5: plain counting, cut from the training grid.
-            for (field, found, limit) in
-                [("height", grid.rows, base_rows), ("width", grid.columns, base_columns)]
-            {
-                if found > limit {
-                    return Err(Error::invalid(
-                        field,
-                        format!("expected at most {limit} patches, found {found}"),
-                    ));
-                }
-            }
-            let count = |n: usize| (0..n).map(|i| i as f32).collect::<Vec<_>>();
-            return Ok(rotary_tables(head_dim, &count(grid.frames), &count(grid.rows), &count(grid.columns)));
-        }
-        let [top, left, bottom, right] = crop_region(grid.rows, grid.columns, base_rows, base_columns);
-        let times = linspace(0.0, frames * (frames - 1.0) / frames, grid.frames);
-        let row_positions = linspace(top, bottom * (rows - 1.0) / rows, grid.rows);
-        let column_positions = linspace(left, right * (columns - 1.0) / columns, grid.columns);
-        Ok(rotary_tables(head_dim, &times, &row_positions, &column_positions))
-    }
-
-    /// The learned table where it fits, the sincos table otherwise: a model with a learned table silently falls back
-    /// to sincos for another frame count, as in diffusers.
-    fn additive_table(&self, grid: Grid, frames: usize, height: usize, width: usize) -> Result<Tensor> {
-        let config = &self.config;
-        if let Some(table) = &self.learned_table {
-            if (height, width) != (config.sample_height, config.sample_width) {
-                let ratio = 8;
-                return Err(Error::invalid(
-                    "height",
-                    format!(
-                        "this model has learned positions and runs at {}x{} only, found {}x{}",
-                        config.sample_width * ratio,
-                        config.sample_height * ratio,
-                        width * ratio,
-                        height * ratio
-                    ),
-                ));
-            }
-            if (frames - 1) * config.temporal_compression_ratio + 1 == config.sample_frames {
-                return Ok(table.clone());
-            }
-        }
-        let (spatial, temporal) = (config.spatial_interpolation_scale, config.temporal_interpolation_scale);
-        let mut values = vec![0.0; config.max_text_seq_length * config.inner_dim()];
-        values.extend(sincos_table(config.inner_dim(), grid, spatial, temporal));
-        let tokens = config.max_text_seq_length + grid.tokens();
-        Ok(Tensor::from_vec(values, (1, tokens, config.inner_dim()), &Device::Cpu)?.to_dtype(self.dtype)?)
+        let maker = PositionMaker { config: &self.config, learned_table: self.learned_table.as_ref() };
+        maker.make([frames, height, width], self.dtype)
     }
 
     /// Predicts `(b, f, out_channels, h, w)`. `check` is called between blocks; its error ends the forward.
@@ -241,7 +148,7 @@ impl CogVideoXTransformer3DModel {
         check: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Tensor> {
         let (_, frames, _, height, width) = input.hidden_states.dims5()?;
-        let grid = self.grid(frames, height, width)?;
+        let grid = Grid::of(&self.config, [frames, height, width])?;
         let streams = Streams { text_len: input.encoder_hidden_states.dim(1)? };
         let silu_emb = silu(&self.time_emb(input)?)?;
         let mut x = self.embed(input)?;
@@ -332,7 +239,10 @@ fn load_patch_proj(scope: &WeightScope<'_>, config: &TransformerConfig) -> Resul
     Ok(Linear::new(weight, bias))
 }
 
-fn load_learned_table(scope: &WeightScope<'_>, config: &TransformerConfig) -> Result<Option<Tensor>> {
+pub(crate) fn load_learned_table(
+    scope: &WeightScope<'_>,
+    config: &TransformerConfig,
+) -> Result<Option<Tensor>> {
     if !config.use_learned_positional_embeddings {
         // diffusers once stored the fixed sincos table too.
         scope.ignore("pos_embedding");

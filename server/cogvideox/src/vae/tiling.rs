@@ -25,7 +25,7 @@ pub struct Tiling {
 
 impl Tiling {
     /// diffusers' defaults: half the size that the model was trained for, overlapping by a sixth and a fifth.
-    pub(super) fn for_sample_size(height: usize, width: usize) -> Self {
+    pub(crate) fn for_sample_size(height: usize, width: usize) -> Self {
         Self {
             tile_sample_min_height: height / 2,
             tile_sample_min_width: width / 2,

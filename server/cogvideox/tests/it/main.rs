@@ -9,6 +9,7 @@
 
 mod checkpoint;
 mod golden;
+mod gpu;
 mod guidance;
 mod image;
 mod noise;

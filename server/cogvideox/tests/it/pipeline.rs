@@ -43,8 +43,9 @@ fn params(golden: &Golden, run: &serde_json::Value) -> GenerationParams {
 }
 
 /// Runs everything that `golden.json` lists; `compare(name, found, expected)` sees the latents of every kept step.
-fn for_each_run(
+pub(crate) fn for_each_run(
     form: &str,
+    load: impl Fn(&Golden) -> CogVideoXPipeline,
     compare: impl Fn(&str, &Tensor, &Tensor),
     compare_frames: impl Fn(&str, &[u8], &[u8]),
 ) {
@@ -83,6 +84,7 @@ fn f32_runs_are_diffusers_runs() {
     for form in FORMS {
         for_each_run(
             form,
+            load,
             |key, found, expected| assert_close(key, found, expected, 3e-4),
             |name, found, expected| {
                 let off = |by: i32| {
@@ -100,7 +102,12 @@ fn f32_runs_are_diffusers_runs() {
 #[test]
 fn half_runs_follow_diffusers_half_runs() {
     for form in ["2b-fp16", "5b-bf16"] {
-        for_each_run(form, |key, found, expected| assert_relative(key, found, expected, 0.05), |_, _, _| ());
+        for_each_run(
+            form,
+            load,
+            |key, found, expected| assert_relative(key, found, expected, 0.05),
+            |_, _, _| (),
+        );
     }
 }
 

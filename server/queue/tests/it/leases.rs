@@ -17,6 +17,7 @@ async fn assert_fenced_out(bench: &Bench, old: &Claim) {
         queue.fail(lease, out_of_memory()).await,
         queue.cancelled(lease).await,
         queue.requeue(lease).await,
+        queue.abandon(lease).await,
         queue.requeue_in_low_memory(lease, "w").await,
         queue.keep_checkpoint(lease, 40).await,
         queue.drop_checkpoint(lease).await,

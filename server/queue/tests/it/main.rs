@@ -18,3 +18,4 @@ mod retention;
 mod story;
 mod turns;
 mod watchers;
+mod workers;

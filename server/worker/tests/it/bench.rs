@@ -14,7 +14,7 @@ use queue::{
 use store::VideoStore;
 use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use worker::{Stores, WorkerConfig, WorkerHandle};
+use worker::{Device, Stores, WorkerConfig, Workers};
 
 use crate::fake::{Baton, FakeGenerator, Held};
 
@@ -57,10 +57,18 @@ impl Bench {
         Self { folder, queue, stores, baton: Arc::new(Baton::new(sender)), held }
     }
 
-    pub(crate) fn start(&self, config: WorkerConfig) -> WorkerHandle {
-        let baton = Arc::clone(&self.baton);
-        worker::start(config, self.queue.clone(), self.stores.clone(), move || Ok(FakeGenerator::new(&baton)))
-            .unwrap()
+    pub(crate) fn start(&self, config: WorkerConfig) -> Workers {
+        self.start_many(config, 1)
+    }
+
+    /// So many workers, all on the same baton.
+    pub(crate) fn start_many(&self, config: WorkerConfig, count: usize) -> Workers {
+        let build = || {
+            let baton = Arc::clone(&self.baton);
+            move || FakeGenerator::build(&baton)
+        };
+        let devices = (0..count).map(|number| Device { name: format!("fake:{number}"), build: build() });
+        worker::start(config, &self.queue, &self.stores, devices.collect()).unwrap()
     }
 
     pub(crate) async fn enqueue(&self, prompt: &str) -> VideoId {

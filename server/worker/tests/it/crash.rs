@@ -28,8 +28,8 @@ async fn server() {
     queue.enqueue(new_video("make"), None).await.unwrap();
     let (sender, mut held) = unbounded_channel();
     let baton = Arc::new(Baton::new(sender));
-    let _worker =
-        worker::start(KEEPING, queue.clone(), stores, move || Ok(FakeGenerator::new(&baton))).unwrap();
+    let device = worker::Device { name: "fake".to_owned(), build: move || FakeGenerator::build(&baton) };
+    let _worker = worker::start(KEEPING, &queue, &stores, vec![device]).unwrap();
     let _held = held.recv().await.unwrap();
     until_kept(&queue, id, 3).await;
     writeln!(stdout(), "\n{IN_MID_JOB}").unwrap();

@@ -105,7 +105,8 @@ async fn a_generator_that_cannot_be_built_is_said_and_no_video_is_touched() {
             assert!(!panics, "weights.safetensors is cut off");
             Err("weights.safetensors is not there".to_owned())
         };
-        let mut worker = worker::start(CONFIG, bench.queue.clone(), bench.stores.clone(), build).unwrap();
+        let device = worker::Device { name: "fake".to_owned(), build };
+        let mut worker = worker::start(CONFIG, &bench.queue, &bench.stores, vec![device]).unwrap();
         let ready = worker.ready.wait_for(|ready| *ready != Readiness::Starting).await.unwrap().clone();
         assert!(matches!(&ready, Readiness::Failed(why) if why.contains("weights.safetensors")), "{ready:?}");
     }

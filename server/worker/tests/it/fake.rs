@@ -9,7 +9,7 @@ use std::{
     ops::ControlFlow,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
         mpsc,
     },
     time::Duration,
@@ -47,6 +47,8 @@ pub(crate) struct Asked {
 /// What the test knows of all fakes of one worker.
 pub(crate) struct Baton {
     pub(crate) built: AtomicU32,
+    /// Whether a device was lost: no generator is built after that.
+    gone: AtomicBool,
     pub(crate) asked: Mutex<Vec<Asked>>,
     /// The steps of which a preview was made.
     pub(crate) previewed: Mutex<Vec<u32>>,
@@ -61,6 +63,7 @@ impl Baton {
     pub(crate) fn new(held: UnboundedSender<Held>) -> Self {
         Self {
             built: 0.into(),
+            gone: false.into(),
             asked: Mutex::default(),
             previewed: Mutex::default(),
             kept: Mutex::default(),
@@ -132,9 +135,12 @@ impl DenoiseState for FakeState<'_> {
 }
 
 impl FakeGenerator {
-    pub(crate) fn new(baton: &Arc<Baton>) -> Self {
+    pub(crate) fn build(baton: &Arc<Baton>) -> Result<Self, String> {
+        if baton.gone.load(Ordering::SeqCst) {
+            return Err("the device fell off the bus".to_owned());
+        }
         baton.built.fetch_add(1, Ordering::SeqCst);
-        Self { baton: Arc::clone(baton), _not_send: std::rc::Rc::default() }
+        Ok(Self { baton: Arc::clone(baton), _not_send: std::rc::Rc::default() })
     }
 
     /// Does what the prompt says of this place.
@@ -146,6 +152,15 @@ impl FakeGenerator {
             "invalid" => Err(GenerateError::InvalidParams("17 frames".into())),
             "nan" => Err(GenerateError::NanLatents("after step 1".into())),
             "internal" => Err(GenerateError::Internal("/secret/path".into())),
+            "reset" => Err(GenerateError::DeviceLost("an illegal address".into())),
+            // Once, and then for good for this device.
+            "lost" if !self.baton.gone.swap(true, Ordering::SeqCst) => {
+                Err(GenerateError::DeviceLost("an illegal address".into()))
+            }
+            "poison" => {
+                self.baton.gone.store(true, Ordering::SeqCst);
+                Err(GenerateError::DeviceLost("an illegal address".into()))
+            }
             "quits" => Err(GenerateError::Interrupted),
             "large" if !low_memory => Err(GenerateError::OutOfMemory("12 GiB".into())),
             "huge" => Err(GenerateError::OutOfMemory("80 GiB".into())),

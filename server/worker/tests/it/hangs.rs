@@ -56,7 +56,7 @@ async fn a_generator_that_never_comes_back_ends_the_worker_and_settles_its_video
             () = advance(Duration::from_secs(1)) => {}
         }
     };
-    assert!(matches!(&failed, Readiness::Failed(why) if why.contains("hangs")), "{failed:?}");
+    assert!(matches!(&failed, Readiness::Hung(why) if why.contains("hangs")), "{failed:?}");
     assert_eq!(bench.queue.get(waiting).await.unwrap().status, Status::Queued);
     held.release();
 }

@@ -15,3 +15,4 @@ mod measures;
 mod memory;
 mod previews;
 mod shutdown;
+mod workers;

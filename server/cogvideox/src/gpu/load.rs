@@ -1,0 +1,181 @@
+//! A pipeline whose models compute on a device.
+
+use std::path::Path;
+
+use candle_core::DType;
+use candle_transformers::models::t5::Config as T5Config;
+use device::Device;
+
+use super::Precision;
+use super::plan::{Job, MemoryPlan, Planner};
+use super::source::Source;
+use super::text_encoder::GpuTextEncoder;
+use super::transformer::{GpuTransformer, GuidanceParallel};
+use super::vae::GpuVae;
+use crate::description::ModelDescription;
+use crate::params::LatentShape;
+use crate::pipeline::{CogVideoXPipeline, Components, Denoiser};
+use crate::pipeline_config::read_config;
+use crate::text_encoder::read_t5_config;
+use crate::transformer::TransformerConfig;
+use crate::vae::VaeConfig;
+use crate::weights::{DIFFUSERS_STEM, TRANSFORMERS_STEM};
+use crate::{Error, Result};
+
+/// Which device holds which part.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    /// One, or two that share the guidance: each computes one prompt of the batch.
+    pub transformer: Vec<Device>,
+    /// Prompts to embeddings.
+    pub text_encoder: Device,
+    /// Latents to pictures.
+    pub vae: Device,
+}
+
+impl Placement {
+    /// All parts on one device.
+    pub fn single(device: Device) -> Self {
+        Self { transformer: vec![device.clone()], text_encoder: device.clone(), vae: device }
+    }
+}
+
+/// The configurations of a pipeline's parts.
+pub(crate) struct Configs {
+    pub(crate) text_encoder: T5Config,
+    pub(crate) transformer: TransformerConfig,
+    pub(crate) vae: VaeConfig,
+}
+
+impl Configs {
+    fn read(dir: &Path) -> Result<Self> {
+        let path = dir.join("transformer/config.json");
+        let transformer = read_config::<TransformerConfig>(&path, &["CogVideoXTransformer3DModel"])?.config;
+        transformer.check().map_err(|message| Error::config(&path, message))?;
+        Ok(Self {
+            text_encoder: read_t5_config(&dir.join("text_encoder/config.json"))?,
+            transformer,
+            vae: VaeConfig::load(&dir.join("vae/config.json"))?,
+        })
+    }
+}
+
+/// The parts on their devices; `sources` of the text encoder, of each transformer's device, and of the VAE.
+pub(super) struct Sources {
+    pub(super) text_encoder: Source,
+    pub(super) transformer: Vec<Source>,
+    pub(super) vae: Source,
+}
+
+impl Sources {
+    fn open(dir: &Path, placement: &Placement) -> Result<Self> {
+        let transformer = placement
+            .transformer
+            .iter()
+            .map(|device| Source::open(&dir.join("transformer"), DIFFUSERS_STEM, device));
+        Ok(Self {
+            text_encoder: Source::open(
+                &dir.join("text_encoder"),
+                TRANSFORMERS_STEM,
+                &placement.text_encoder,
+            )?,
+            transformer: transformer.collect::<Result<_>>()?,
+            vae: Source::open(&dir.join("vae"), DIFFUSERS_STEM, &placement.vae)?,
+        })
+    }
+
+    pub(super) fn random(placement: &Placement) -> Self {
+        let transformer = placement.transformer.iter().map(|_| Source::Random).collect();
+        Self { text_encoder: Source::Random, transformer, vae: Source::Random }
+    }
+}
+
+/// How a pipeline computes.
+#[derive(Clone, Debug)]
+pub struct GpuOptions {
+    /// Where its parts lie.
+    pub placement: Placement,
+    /// Of the transformer's blocks.
+    pub precision: Precision,
+    /// How memory is used; without one, the first that fits is taken.
+    pub plan: Option<MemoryPlan>,
+}
+
+impl CogVideoXPipeline {
+    /// Loads a pipeline's folder in diffusers' layout onto GPUs; how memory is used is decided before anything is
+    /// loaded.
+    ///
+    /// # Errors
+    /// Those of [`CogVideoXPipeline::load`]; [`Error::InvalidParams`] with the numbers if no plan fits the memory;
+    /// [`Error::Device`].
+    pub fn load_on_gpu(dir: &Path, dtype: DType, options: &GpuOptions) -> Result<Self> {
+        let description = ModelDescription::read(dir)?;
+        Self::check_dtype(&description, dtype)?;
+        let configs = Configs::read(dir)?;
+        let plan = match options.plan {
+            Some(plan) => plan,
+            None => choose(&configs, &description, dtype, options)?,
+        };
+        let components = build(&configs, Sources::open(dir, &options.placement)?, dtype, options, &plan)?;
+        Self::assemble(dir, description, components, dtype, Some(plan))
+    }
+}
+
+/// The first plan that fits the memory that is free now, for the model's own video.
+fn choose(
+    configs: &Configs,
+    description: &ModelDescription,
+    dtype: DType,
+    options: &GpuOptions,
+) -> Result<MemoryPlan> {
+    let device = &options.placement.vae;
+    let defaults = &description.defaults;
+    let latents =
+        LatentShape::of_size([defaults.num_frames, defaults.height, defaults.width], &configs.transformer)?;
+    let job = Job {
+        latents: [latents.frames, latents.height, latents.width],
+        text_tokens: description.max_prompt_tokens,
+        num_inference_steps: defaults.num_inference_steps,
+        guidance: true,
+    };
+    let planner = Planner { configs, dtype, precision: options.precision, capability: device.capability() };
+    Ok(planner.plan(device.memory()?.0, &job)?.0)
+}
+
+/// Loads the parts in the order in which a job uses them.
+pub(super) fn build(
+    configs: &Configs,
+    sources: Sources,
+    dtype: DType,
+    options: &GpuOptions,
+    plan: &MemoryPlan,
+) -> Result<Components> {
+    let placement = &options.placement;
+    let text_encoder = GpuTextEncoder::load(
+        configs.text_encoder.clone(),
+        &sources.text_encoder,
+        dtype,
+        &placement.text_encoder,
+        plan.text_encoder,
+    )?;
+    let transformers = placement.transformer.iter().zip(sources.transformer).map(|(device, source)| {
+        let (config, memory) = (configs.transformer.clone(), plan.transformer_memory());
+        GpuTransformer::load(config, source, dtype, device, memory, options.precision)
+    });
+    let transformers = transformers.collect::<Result<Vec<_>>>()?;
+    let vae = GpuVae::load(configs.vae.clone(), &sources.vae, dtype, &placement.vae)?;
+    let transformer: Box<dyn Denoiser> = match <[GpuTransformer; 2]>::try_from(transformers) {
+        Ok(pair) => Box::new(GuidanceParallel(pair)),
+        Err(mut transformers) => match (transformers.pop(), transformers.is_empty()) {
+            (Some(transformer), true) => Box::new(transformer),
+            _ => {
+                let found = placement.transformer.len();
+                return Err(Error::invalid(
+                    "devices",
+                    format!("expected 1 or 2 for one video, found {found}"),
+                ));
+            }
+        },
+    };
+    Ok(Components { text_encoder: Box::new(text_encoder), transformer, vae: Box::new(vae) })
+}

@@ -1,0 +1,49 @@
+//! The pipeline's models on a GPU, or on what stands in for one.
+//!
+//! The same functions as the modules of the same names above, from the same files, through the operations of the
+//! `device` crate. Tensors cross to the host at the seams of [`crate::pipeline`] only. Must not know how a device
+//! computes, or anything of requests.
+
+mod block;
+mod load;
+mod plan;
+mod preset;
+mod source;
+mod streaming;
+mod tables;
+mod text_encoder;
+mod transfer;
+mod transformer;
+mod vae;
+
+use device::ops::linear::{EightBit, Linear};
+
+pub use self::load::{GpuOptions, Placement};
+pub use self::plan::{Job, MemoryPlan, Planner};
+pub use self::preset::Preset;
+pub use self::streaming::Residence;
+use crate::Result;
+
+/// How the linear layers of the transformer's blocks hold their weights. Norms, embeddings and the first and last
+/// projections keep the pipeline's dtype, as in the published quantised models (torchao's and the model card's).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// In the pipeline's dtype.
+    #[default]
+    Dense,
+    /// Signed bytes, each output channel with a scale; activations are quantised row by row.
+    Int8,
+    /// Signed bytes, widened for the product: the least memory at the pipeline's precision of activations.
+    Int8WeightOnly,
+    /// e4m3, each output channel with a scale; activations are quantised row by row.
+    Fp8,
+}
+
+fn quantised(linear: Linear, precision: Precision) -> Result<Linear> {
+    Ok(match precision {
+        Precision::Dense => linear,
+        Precision::Int8 => linear.to_8bit(EightBit::Int8)?,
+        Precision::Int8WeightOnly => linear.to_8bit(EightBit::Int8WeightOnly)?,
+        Precision::Fp8 => linear.to_8bit(EightBit::Fp8)?,
+    })
+}

@@ -1,0 +1,188 @@
+//! Which memory mode a job runs in, found by running it where only memory is counted.
+//!
+//! A plan is not an estimate: the candidates, from the fastest to the smallest, run with the model's real shapes on a
+//! device that computes nothing (`device::Device::planner`), and the first whose peak fits is taken. What the
+//! libraries and the driver hold beside tensors is a reserve. Must not know files or requests.
+
+use std::fmt;
+
+use candle_core::{DType, Tensor as HostTensor};
+use device::{Capability, Device, Settings};
+
+use super::Precision;
+use super::load::{Configs, GpuOptions, Placement, Sources, build};
+use super::streaming::Residence;
+use super::transformer::TransformerMemory;
+use crate::pipeline::Components;
+use crate::transformer::TransformerInput;
+use crate::{Error, Result};
+
+/// What the driver's context, the loaded kernels and the libraries' own memory take beside tensors: an allowance,
+/// to be replaced by a measurement.
+const RESERVE_BYTES: usize = 512 << 20;
+/// More than any device has: a planner that refuses nothing.
+const BOUNDLESS_BYTES: usize = 1 << 46;
+
+/// How the parts of a pipeline use a device's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// The text encoder's layers.
+    pub text_encoder: Residence,
+    /// The transformer's blocks.
+    pub transformer: Residence,
+    /// Both prompts of the guidance one after the other.
+    pub sequential_guidance: bool,
+    /// Rows of a feed-forward's hidden layer at a time.
+    pub ff_rows: usize,
+    /// The VAE decodes in overlapping tiles, which changes pixels slightly.
+    pub vae_tiling: bool,
+}
+
+impl MemoryPlan {
+    /// Everything stays, nothing is split.
+    pub const RESIDENT: Self = Self {
+        text_encoder: Residence::Resident,
+        transformer: Residence::Resident,
+        sequential_guidance: false,
+        ff_rows: usize::MAX,
+        vae_tiling: false,
+    };
+
+    /// From the fastest to the smallest.
+    pub fn candidates() -> Vec<Self> {
+        let resident = Self::RESIDENT;
+        let streamed_text = Self { text_encoder: Residence::Streamed, ..resident };
+        let split = Self { ff_rows: 8192, ..streamed_text };
+        let sequential = Self { sequential_guidance: true, ..split };
+        let tiled = Self { vae_tiling: true, ..split };
+        let smallest_resident = Self { vae_tiling: true, ff_rows: 4096, ..sequential };
+        let streamed = Self { transformer: Residence::Streamed, ..split };
+        vec![
+            resident,
+            streamed_text,
+            split,
+            sequential,
+            tiled,
+            Self { sequential_guidance: true, ..tiled },
+            smallest_resident,
+            streamed,
+            Self { vae_tiling: true, ..streamed },
+            Self { transformer: Residence::Streamed, ..smallest_resident },
+        ]
+    }
+
+    pub(super) fn transformer_memory(&self) -> TransformerMemory {
+        TransformerMemory {
+            residence: self.transformer,
+            sequential_guidance: self.sequential_guidance,
+            ff_rows: self.ff_rows,
+        }
+    }
+}
+
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = |residence| match residence {
+            Residence::Resident => "resident",
+            Residence::Streamed => "streamed",
+        };
+        write!(f, "text encoder {}, transformer {}", place(self.text_encoder), place(self.transformer))?;
+        if self.sequential_guidance {
+            f.write_str(", guidance one after the other")?;
+        }
+        write!(f, ", VAE {}", if self.vae_tiling { "tiled" } else { "whole" })
+    }
+}
+
+/// What memory is planned for.
+#[derive(Clone, Copy, Debug)]
+pub struct Job {
+    /// Latent frames, rows and columns.
+    pub latents: [usize; 3],
+    /// Tokens of a prompt.
+    pub text_tokens: usize,
+    /// Steps, each with its rows of the adaptive norms.
+    pub num_inference_steps: usize,
+    /// Whether a negative prompt is computed with.
+    pub guidance: bool,
+}
+
+/// Finds plans for a model.
+pub struct Planner<'a> {
+    pub(super) configs: &'a Configs,
+    /// What the pipeline computes in.
+    pub dtype: DType,
+    /// Of the transformer's blocks.
+    pub precision: Precision,
+    /// Of the device planned for: it decides between kernels.
+    pub capability: Capability,
+}
+
+impl Planner<'_> {
+    /// Bytes of tensors at most, of a whole job with this plan; and how much of them stays between jobs.
+    ///
+    /// # Errors
+    /// None but those of shapes that the model cannot run.
+    pub fn peak_bytes(&self, plan: &MemoryPlan, job: &Job) -> Result<usize> {
+        let device = Device::planner(self.capability, BOUNDLESS_BYTES, Settings::default());
+        let placement = Placement::single(device.clone());
+        let sources = Sources::random(&placement);
+        let options = GpuOptions { placement, precision: self.precision, plan: None };
+        let components = build(self.configs, sources, self.dtype, &options, plan)?;
+        run(&components, self.dtype, plan, job)?;
+        Ok(device.usage().peak_bytes)
+    }
+
+    /// The first plan that fits into `free_bytes` of a device, with its peak.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParams`] with the numbers if none fits.
+    pub fn plan(&self, free_bytes: usize, job: &Job) -> Result<(MemoryPlan, usize)> {
+        let room = free_bytes.saturating_sub(RESERVE_BYTES);
+        let mut least = usize::MAX;
+        for plan in MemoryPlan::candidates() {
+            let peak = self.peak_bytes(&plan, job)?;
+            if peak <= room {
+                return Ok((plan, peak));
+            }
+            least = least.min(peak);
+        }
+        let mib = |bytes: usize| bytes >> 20;
+        Err(Error::invalid(
+            "memory_limit",
+            format!(
+                "the smallest plan needs {} MiB and {} MiB for the driver, {} MiB are free",
+                mib(least),
+                mib(RESERVE_BYTES),
+                mib(free_bytes)
+            ),
+        ))
+    }
+}
+
+/// A whole job, of one step: all steps use the same memory.
+fn run(components: &Components, dtype: DType, plan: &MemoryPlan, job: &Job) -> Result<()> {
+    let host = candle_core::Device::Cpu;
+    let check = &mut || Ok(());
+    let prompt = components.text_encoder.forward(&vec![0; job.text_tokens], check)?;
+    let batch = if job.guidance { 2 } else { 1 };
+    let prompt_embeds = HostTensor::cat(&vec![&prompt; batch], 0)?;
+    let config = components.transformer.config();
+    let [frames, height, width] = job.latents;
+    let positions = components.transformer.positions(frames, height, width)?;
+    let timesteps: Vec<usize> = (0..job.num_inference_steps).collect();
+    components.transformer.prepare(&timesteps, 0.0)?;
+    let dims = (batch, frames, config.in_channels, height, width);
+    let input = TransformerInput {
+        hidden_states: &HostTensor::zeros(dims, dtype, &host)?,
+        encoder_hidden_states: &prompt_embeds,
+        timestep: 0,
+        ofs: 0.0,
+        positions: &positions,
+    };
+    components.transformer.forward(&input, check)?;
+    let latents = HostTensor::zeros((1, config.out_channels, frames, height, width), dtype, &host)?;
+    let tiling = plan.vae_tiling.then(|| components.vae.default_tiling());
+    components.vae.decode_frames(&latents, tiling.as_ref(), &mut |_| Ok(()))?;
+    Ok(())
+}

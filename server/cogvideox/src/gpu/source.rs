@@ -1,0 +1,167 @@
+//! Where a model's tensors on a device come from: its files, or a draw of random numbers at the same shapes.
+//!
+//! Random weights serve benchmarks and memory plans, which depend on shapes alone. Relies on [`crate::weights`] for
+//! files; must not know layers.
+
+use std::path::Path;
+
+use candle_core::DType;
+use device::ops::linear::Linear;
+use device::{Device, Dtype, Tensor, Uploader};
+
+use crate::weights::{WeightScope, Weights};
+use crate::{Error, Result};
+
+/// Standard deviation of random weights, about that of trained ones: zeros would make a GPU faster than it is
+/// (shared/spec/performance.md §3.6).
+const RANDOM_STD: f32 = 0.02;
+
+/// The device's name of a candle dtype.
+pub(crate) fn dtype_of(dtype: DType) -> Result<Dtype> {
+    match dtype {
+        DType::F32 => Ok(Dtype::F32),
+        DType::F16 => Ok(Dtype::F16),
+        DType::BF16 => Ok(Dtype::Bf16),
+        other => Err(Error::UnsupportedDtype(format!("expected f32, f16 or bf16, found {other:?}"))),
+    }
+}
+
+/// A component's tensors.
+pub(crate) enum Source {
+    /// Files, mapped as long as this lives, and the way from them to the device.
+    Files { weights: Box<Weights>, uploader: Uploader },
+    /// A draw, the same for the same name.
+    Random,
+}
+
+impl Source {
+    /// The files of a component, for one device.
+    ///
+    /// # Errors
+    /// Those of [`Weights::open`].
+    pub(crate) fn open(dir: &Path, stem: &str, device: &Device) -> Result<Self> {
+        let uploader = Uploader::new(device)?;
+        Ok(Self::Files { weights: Box::new(Weights::open(dir, stem)?), uploader })
+    }
+
+    /// The scope of all names, for tensors of `dtype` on `device`.
+    pub(crate) fn root<'a>(&'a self, dtype: DType, device: &'a Device) -> Scope<'a> {
+        let files = match self {
+            Self::Files { weights, uploader } => {
+                Some(Files { scope: weights.root(dtype, &candle_core::Device::Cpu), uploader })
+            }
+            Self::Random => None,
+        };
+        Scope { files, prefix: String::new(), dtype, device }
+    }
+
+    /// # Errors
+    /// [`Error::SurplusTensors`] when tensors of the files were left unread.
+    pub(crate) fn finish(&self) -> Result<()> {
+        match self {
+            Self::Files { weights, .. } => weights.finish(),
+            Self::Random => Ok(()),
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Files<'a> {
+    scope: WeightScope<'a>,
+    uploader: &'a Uploader,
+}
+
+/// A position in the tree of names.
+#[derive(Clone)]
+pub(crate) struct Scope<'a> {
+    files: Option<Files<'a>>,
+    prefix: String,
+    dtype: DType,
+    device: &'a Device,
+}
+
+impl<'a> Scope<'a> {
+    /// The scope one name deeper.
+    pub(crate) fn pp(&self, name: impl std::fmt::Display) -> Self {
+        let files = self.files.as_ref().map(|files| Files { scope: files.scope.pp(&name), ..files.clone() });
+        Self { files, prefix: format!("{}.{name}", self.prefix), ..self.clone() }
+    }
+
+    /// The same scope in another dtype.
+    pub(crate) fn with_dtype(&self, dtype: DType) -> Self {
+        let files = self.files.as_ref();
+        let files = files.map(|files| Files { scope: files.scope.with_dtype(dtype), ..files.clone() });
+        Self { files, dtype, ..self.clone() }
+    }
+
+    /// Where tensors go.
+    pub(crate) fn device(&self) -> &'a Device {
+        self.device
+    }
+
+    /// In which tensors are wanted.
+    pub(crate) fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The files' scope; none for random weights.
+    pub(crate) fn files(&self) -> Option<&WeightScope<'a>> {
+        self.files.as_ref().map(|files| &files.scope)
+    }
+
+    /// Whether the files hold `name`.
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.files.as_ref().is_none_or(|files| files.scope.contains(name))
+    }
+
+    /// Marks `name` as known and not needed.
+    pub(crate) fn ignore(&self, name: &str) {
+        if let Some(files) = &self.files {
+            files.scope.ignore(name);
+        }
+    }
+
+    /// Marks the tensor `name` of `dims` as one that is read later.
+    ///
+    /// # Errors
+    /// Those of the weights.
+    pub(crate) fn expect(&self, name: &str, dims: &[usize]) -> Result<()> {
+        self.files.as_ref().map_or(Ok(()), |files| files.scope.expect(name, dims))
+    }
+
+    /// The tensor `name` of `dims`.
+    ///
+    /// # Errors
+    /// Those of the weights, and of the device's memory.
+    pub(crate) fn tensor(&self, name: &str, dims: &[usize]) -> Result<Tensor> {
+        self.tensor_as(name, dims, dims)
+    }
+
+    /// The tensor `name` of `stored` dimensions, taken as `dims`.
+    pub(crate) fn tensor_as(&self, name: &str, stored: &[usize], dims: &[usize]) -> Result<Tensor> {
+        let dtype = dtype_of(self.dtype)?;
+        Ok(match &self.files {
+            Some(Files { scope, uploader }) => {
+                let bytes = scope.bytes(name, stored)?;
+                let tensor = Tensor::empty(self.device, dims, dtype)?;
+                uploader.upload(&tensor, &bytes)?;
+                tensor
+            }
+            None => device::ops::random::normal(self.device, dims, dtype, RANDOM_STD, self.seed(name))?,
+        })
+    }
+
+    /// A dense layer; `bias` says whether it has one.
+    pub(crate) fn linear(&self, in_features: usize, out_features: usize, bias: bool) -> Result<Linear> {
+        let weight = self.tensor("weight", &[out_features, in_features])?;
+        let bias = if bias { Some(self.tensor("bias", &[out_features])?) } else { None };
+        Ok(Linear::dense(weight, bias)?)
+    }
+
+    /// FNV-1a of the full name.
+    fn seed(&self, name: &str) -> u64 {
+        let bytes = self.prefix.bytes().chain([b'.']).chain(name.bytes());
+        bytes
+            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    }
+}

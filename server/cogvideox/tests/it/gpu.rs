@@ -1,0 +1,79 @@
+//! The models on a device: an emulated one, which runs the GPU's kernels, against diffusers' outputs.
+
+use cogvideox::CogVideoXPipeline;
+use cogvideox::gpu::{GpuOptions, MemoryPlan, Placement, Precision, Residence};
+use device::{Capability, Device, Settings};
+
+use crate::golden::{FORMS, Golden, assert_close, assert_relative};
+use crate::pipeline::for_each_run;
+
+fn emulator() -> Device {
+    Device::emulator(Capability { major: 9, minor: 0 }, false, Settings::default())
+}
+
+/// The smallest plan: everything is streamed, split and tiled but the VAE, whose tiles change pixels.
+fn smallest() -> MemoryPlan {
+    MemoryPlan {
+        text_encoder: Residence::Streamed,
+        transformer: Residence::Streamed,
+        sequential_guidance: true,
+        ff_rows: 100,
+        vae_tiling: false,
+    }
+}
+
+fn load_with(golden: &Golden, placement: Placement, plan: MemoryPlan) -> CogVideoXPipeline {
+    let options = GpuOptions { placement, precision: Precision::Dense, plan: Some(plan) };
+    CogVideoXPipeline::load_on_gpu(&golden.dir, golden.dtype, &options).unwrap()
+}
+
+fn compare_runs(form: &str, load: impl Fn(&Golden) -> CogVideoXPipeline) {
+    for_each_run(
+        form,
+        load,
+        |key, found, expected| assert_close(key, found, expected, 3e-4),
+        |name, found, expected| {
+            let differing = found.iter().zip(expected).filter(|(a, b)| a != b).count();
+            let far = found.iter().zip(expected).filter(|(a, b)| a.abs_diff(**b) > 2).count();
+            println!("{name}: {differing} of {} samples differ", expected.len());
+            assert!(differing * 1000 <= expected.len(), "{name}: {differing} of {} differ", expected.len());
+            assert_eq!(far, 0, "{name}: off by more than 2");
+        },
+    );
+}
+
+#[test]
+fn f32_runs_on_a_device_are_diffusers_runs() {
+    for form in FORMS {
+        compare_runs(form, |golden| load_with(golden, Placement::single(emulator()), MemoryPlan::RESIDENT));
+    }
+}
+
+#[test]
+fn the_smallest_plan_gives_the_same_runs() {
+    compare_runs("5b", |golden| load_with(golden, Placement::single(emulator()), smallest()));
+}
+
+#[test]
+fn half_runs_on_a_device_follow_diffusers_half_runs() {
+    for form in ["2b-fp16", "5b-bf16"] {
+        for_each_run(
+            form,
+            |golden| load_with(golden, Placement::single(emulator()), MemoryPlan::RESIDENT),
+            |key, found, expected| assert_relative(key, found, expected, 0.05),
+            |_, _, _| (),
+        );
+    }
+}
+
+#[test]
+fn two_devices_share_the_guidance_of_one_video() {
+    compare_runs("2b", |golden| {
+        let placement = Placement {
+            transformer: vec![emulator(), emulator()],
+            text_encoder: emulator(),
+            vae: emulator(),
+        };
+        load_with(golden, placement, MemoryPlan::RESIDENT)
+    });
+}

@@ -1,0 +1,368 @@
+//! An NVIDIA GPU through its driver: one context, one stream for all work, memory from the driver's pool.
+//!
+//! Nothing here waits for the device but downloads and `synchronize`. The driver's library is loaded at run time; its
+//! absence is an [`Error::Unavailable`]. The kernels are in the binary, as fatbins made by the build script.
+
+mod streams;
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::sync::Mutex;
+
+use cudarc::driver::{DriverError, result, sys};
+
+pub(crate) use self::streams::{CudaEvent, CudaStream, PinnedMemory};
+use crate::cublaslt::CublasLt;
+use crate::device::{Backend, Capability, Settings};
+use crate::launch::Launch;
+use crate::{Error, Result};
+
+include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
+
+/// The driver that came with CUDA 13.0; earlier ones cannot load the kernels.
+const LEAST_DRIVER_VERSION: i32 = 13_000;
+/// Shared memory that a block gets without asking for more.
+const DEFAULT_SHARED_BYTES: u32 = 48 << 10;
+
+/// A GPU of this process.
+#[derive(Debug)]
+pub(crate) struct Cuda {
+    ordinal: usize,
+    name: String,
+    capability: Capability,
+    context: Handle<sys::CUcontext>,
+    stream: Handle<sys::CUstream>,
+    pool: Handle<sys::CUmemoryPool>,
+    modules: Vec<Handle<sys::CUmodule>>,
+    functions: Mutex<HashMap<&'static str, Function>>,
+    cublaslt: Option<CublasLt>,
+    library_notes: Vec<String>,
+}
+
+/// A handle of the driver, which may be used from any thread whose current context is the handle's.
+#[derive(Clone, Copy, Debug)]
+struct Handle<T>(T);
+
+#[expect(unsafe_code, reason = "the driver's handles are pointers")]
+// SAFETY: the driver's API is thread-safe; the handles are opaque and are never dereferenced.
+unsafe impl<T> Send for Handle<T> {}
+#[expect(unsafe_code, reason = "the driver's handles are pointers")]
+// SAFETY: as above.
+unsafe impl<T> Sync for Handle<T> {}
+
+#[derive(Clone, Copy, Debug)]
+struct Function {
+    handle: Handle<sys::CUfunction>,
+    /// Shared memory that it has been allowed.
+    shared_bytes: u32,
+}
+
+/// Turns the driver's code into one of this crate's errors.
+fn check<T>(call: &'static str, outcome: std::result::Result<T, DriverError>) -> Result<T> {
+    outcome.map_err(|error| driver_error(call, error))
+}
+
+fn driver_error(call: &'static str, error: DriverError) -> Error {
+    use sys::CUresult as Code;
+    let name = error
+        .error_name()
+        .map_or_else(|_| format!("{:?}", error.0), |name| name.to_string_lossy().into_owned());
+    match error.0 {
+        // cuda.h: "the process must be terminated and relaunched" (or the GPU needs service).
+        Code::CUDA_ERROR_ILLEGAL_ADDRESS
+        | Code::CUDA_ERROR_LAUNCH_TIMEOUT
+        | Code::CUDA_ERROR_ASSERT
+        | Code::CUDA_ERROR_HARDWARE_STACK_ERROR
+        | Code::CUDA_ERROR_ILLEGAL_INSTRUCTION
+        | Code::CUDA_ERROR_MISALIGNED_ADDRESS
+        | Code::CUDA_ERROR_INVALID_ADDRESS_SPACE
+        | Code::CUDA_ERROR_INVALID_PC
+        | Code::CUDA_ERROR_LAUNCH_FAILED
+        | Code::CUDA_ERROR_ECC_UNCORRECTABLE
+        | Code::CUDA_ERROR_NVLINK_UNCORRECTABLE
+        | Code::CUDA_ERROR_DEINITIALIZED => Error::Lost(format!("{call}: {name}")),
+        _ => Error::Call { call, message: name },
+    }
+}
+
+#[expect(unsafe_code, reason = "the driver's API")]
+impl Cuda {
+    pub(crate) fn new(ordinal: usize, settings: Settings) -> Result<Self> {
+        let unavailable = |message: String| Error::Unavailable(format!("cuda:{ordinal}: {message}"));
+        // SAFETY: it only tries to load the library.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(unavailable(
+                "this machine has no NVIDIA driver (libcuda.so.1 was not found); use --device cpu".to_owned(),
+            ));
+        }
+        check("cuInit", result::init()).map_err(|error| unavailable(error.to_string()))?;
+        let mut version = 0;
+        // SAFETY: the pointer is valid for the call.
+        check("cuDriverGetVersion", unsafe { sys::cuDriverGetVersion(&raw mut version) }.result())?;
+        if version < LEAST_DRIVER_VERSION {
+            let (major, minor) = (version / 1000, version % 1000 / 10);
+            return Err(unavailable(format!(
+                "expected a driver for CUDA 13.0 (580) or newer, found {major}.{minor}"
+            )));
+        }
+        let count = check("cuDeviceGetCount", result::device::get_count())?;
+        if ordinal >= count.max(0) as usize {
+            return Err(unavailable(format!("no such GPU, the driver knows {count}")));
+        }
+        let device = check("cuDeviceGet", result::device::get(ordinal as i32))?;
+        let name = check("cuDeviceGetName", result::device::get_name(device))?;
+        let attribute = |attribute| {
+            // SAFETY: the device was given by the driver.
+            check("cuDeviceGetAttribute", unsafe { result::device::get_attribute(device, attribute) })
+        };
+        let capability = Capability {
+            major: attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? as u32,
+            minor: attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)? as u32,
+        };
+        if capability.major < 8 {
+            let Capability { major, minor } = capability;
+            return Err(unavailable(format!(
+                "{name}: expected compute capability 8.0 or more, found {major}.{minor}"
+            )));
+        }
+        // SAFETY: the device was given by the driver; the context is released in `drop`.
+        let context = check("cuDevicePrimaryCtxRetain", unsafe { result::primary_ctx::retain(device) })?;
+        // SAFETY: just retained.
+        check("cuCtxSetCurrent", unsafe { result::ctx::set_current(context) })?;
+        let stream =
+            check("cuStreamCreate", result::stream::create(result::stream::StreamKind::NonBlocking))?;
+        // SAFETY: the device was given by the driver.
+        let pool = check("cuDeviceGetMemPool", unsafe { result::device::get_mem_pool(device) })?;
+        let mut library_notes = Vec::new();
+        let cublaslt = noted(CublasLt::new(settings.first_algorithm), CublasLt::note, &mut library_notes);
+        let cuda = Self {
+            ordinal,
+            name,
+            capability,
+            context: Handle(context),
+            stream: Handle(stream),
+            pool: Handle(pool),
+            modules: FATBINS.iter().map(|(_, image)| load_module(image)).collect::<Result<_>>()?,
+            functions: Mutex::default(),
+            cublaslt,
+            library_notes,
+        };
+        cuda.keep_freed_memory()?;
+        Ok(cuda)
+    }
+
+    /// By default the pool gives memory back at each synchronisation, and every step would ask for it anew.
+    fn keep_freed_memory(&self) -> Result<()> {
+        let mut threshold = u64::MAX;
+        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        let value = (&raw mut threshold).cast::<c_void>();
+        // SAFETY: the attribute is a u64.
+        check("cuMemPoolSetAttribute", unsafe {
+            result::mem_pool::set_attribute(self.pool.0, attribute, value)
+        })
+    }
+
+    /// Makes this GPU the calling thread's.
+    pub(crate) fn bind(&self) -> Result<()> {
+        // SAFETY: the context lives as long as `self`.
+        check("cuCtxSetCurrent", unsafe { result::ctx::set_current(self.context.0) })
+    }
+
+    /// All work goes here.
+    pub(crate) fn stream(&self) -> sys::CUstream {
+        self.stream.0
+    }
+
+    /// In the driver's order.
+    pub(crate) fn ordinal(&self) -> usize {
+        self.ordinal
+    }
+
+    /// For matrix products, where it is installed.
+    pub(crate) fn cublaslt(&self) -> Option<&CublasLt> {
+        self.cublaslt.as_ref()
+    }
+
+    /// What was found of the optional libraries, a sentence for each.
+    pub(crate) fn library_notes(&self) -> &[String] {
+        &self.library_notes
+    }
+
+    fn function(&self, launch: &Launch) -> Result<sys::CUfunction> {
+        let mut functions = self.functions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut function = match functions.get(launch.kernel) {
+            Some(function) => *function,
+            None => {
+                Function { handle: Handle(self.find(launch.kernel)?), shared_bytes: DEFAULT_SHARED_BYTES }
+            }
+        };
+        if launch.shared_bytes > function.shared_bytes {
+            let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function is of a loaded module.
+            let outcome = unsafe {
+                result::function::set_function_attribute(
+                    function.handle.0,
+                    attribute,
+                    launch.shared_bytes as i32,
+                )
+            };
+            check("cuFuncSetAttribute", outcome)?;
+            function.shared_bytes = launch.shared_bytes;
+        }
+        functions.insert(launch.kernel, function);
+        Ok(function.handle.0)
+    }
+
+    fn find(&self, kernel: &'static str) -> Result<sys::CUfunction> {
+        let name = CString::new(kernel).expect("kernels' names are identifiers");
+        for module in &self.modules {
+            // SAFETY: the module is loaded as long as `self` lives.
+            if let Ok(function) = unsafe { result::module::get_function(module.0, name.clone()) } {
+                return Ok(function);
+            }
+        }
+        Err(Error::Unavailable(format!("kernel {kernel}: this binary has none for {}", self.name)))
+    }
+
+    fn out_of_memory(&self, requested_bytes: usize) -> Error {
+        let (free, total) = result::mem_get_info().unwrap_or_default();
+        Error::OutOfMemory {
+            requested_bytes,
+            used_bytes: total.saturating_sub(free),
+            limit: format!("{} has {total}", self.name),
+        }
+    }
+}
+
+/// An optional library, and a sentence about it: its own, or why it is missing.
+fn noted<T>(library: Result<T>, note: impl Fn(&T) -> String, notes: &mut Vec<String>) -> Option<T> {
+    notes.push(match &library {
+        Ok(library) => note(library),
+        Err(error) => format!("{error}; this program's own kernels do its work"),
+    });
+    library.ok()
+}
+
+#[expect(unsafe_code, reason = "the driver's API")]
+fn load_module(image: &[u8]) -> Result<Handle<sys::CUmodule>> {
+    // SAFETY: a whole fatbin, which carries its own length.
+    check("cuModuleLoadData", unsafe { result::module::load_data(image.as_ptr().cast()) }).map(Handle)
+}
+
+#[expect(unsafe_code, reason = "the driver's API")]
+impl Backend for Cuda {
+    fn allocate(&self, bytes: usize) -> Result<u64> {
+        self.bind()?;
+        // SAFETY: the memory is used on this stream, or on others after waiting for it.
+        match unsafe { result::malloc_async(self.stream.0, bytes) } {
+            Ok(address) => return Ok(address),
+            Err(error) if error.0 != sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                return Err(driver_error("cuMemAllocAsync", error));
+            }
+            Err(_) => {}
+        }
+        // The pool may hold enough in pieces that are too small: give them back and ask once more.
+        self.synchronize()?;
+        // SAFETY: the pool is this device's.
+        check("cuMemPoolTrimTo", unsafe { result::mem_pool::trim_to(self.pool.0, 0) })?;
+        // SAFETY: as above.
+        unsafe { result::malloc_async(self.stream.0, bytes) }.map_err(|error| match error.0 {
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => self.out_of_memory(bytes),
+            _ => driver_error("cuMemAllocAsync", error),
+        })
+    }
+
+    fn free(&self, address: u64, _bytes: usize) {
+        // A failure here is seen by the next call that can report one.
+        if self.bind().is_ok() {
+            // SAFETY: `Buffer` frees what it allocated, once.
+            let _ = unsafe { result::free_async(address, self.stream.0) };
+        }
+    }
+
+    fn upload(&self, address: u64, bytes: &[u8]) -> Result<()> {
+        self.bind()?;
+        // From pageable memory the driver copies into its own before it returns (CUDA driver API, "API
+        // synchronization behavior").
+        // SAFETY: `Tensor` uploads into its own range of a buffer.
+        check("cuMemcpyHtoDAsync", unsafe { result::memcpy_htod_async(address, bytes, self.stream.0) })
+    }
+
+    fn download(&self, address: u64, bytes: &mut [u8]) -> Result<()> {
+        self.bind()?;
+        // SAFETY: `Tensor` downloads its own range; the wait below ends the borrow of `bytes`.
+        check("cuMemcpyDtoHAsync", unsafe { result::memcpy_dtoh_async(bytes, address, self.stream.0) })?;
+        self.synchronize()
+    }
+
+    fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: ranges of two tensors of this device.
+        check("cuMemcpyDtoDAsync", unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.0) })
+    }
+
+    fn fill(&self, address: u64, value: u8, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: a tensor's own range.
+        check("cuMemsetD8Async", unsafe { result::memset_d8_async(address, value, bytes, self.stream.0) })
+    }
+
+    fn launch(&self, launch: &Launch, args: *const u8, _args_bytes: usize) -> Result<()> {
+        self.bind()?;
+        let function = self.function(launch)?;
+        let mut params = [args.cast_mut().cast::<c_void>()];
+        let [grid, block] = [launch.grid, launch.block].map(|[x, y, z]| (x, y, z));
+        // SAFETY: the function takes one struct, which the driver copies during the call (`KernelArgs`).
+        let outcome = unsafe {
+            result::launch_kernel(function, grid, block, launch.shared_bytes, self.stream.0, &mut params)
+        };
+        outcome.map_err(|error| match driver_error("cuLaunchKernel", error) {
+            Error::Call { call, message } => {
+                Error::Call { call, message: format!("{}: {message}", launch.kernel) }
+            }
+            other => other,
+        })
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the stream lives as long as `self`.
+        check("cuStreamSynchronize", unsafe { result::stream::synchronize(self.stream.0) })
+    }
+
+    fn memory(&self) -> Result<(usize, usize)> {
+        self.bind()?;
+        check("cuMemGetInfo", result::mem_get_info())
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn capability(&self) -> Capability {
+        self.capability
+    }
+}
+
+#[expect(unsafe_code, reason = "the driver's API")]
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        if self.bind().is_err() {
+            return;
+        }
+        let _ = self.synchronize();
+        // While the context still lives.
+        self.cublaslt = None;
+        // SAFETY: nothing uses the stream or the modules after this; the primary context is the process'.
+        unsafe {
+            for module in &self.modules {
+                let _ = result::module::unload(module.0);
+            }
+            let _ = result::stream::destroy(self.stream.0);
+        }
+        if let Ok(device) = result::device::get(self.ordinal as i32) {
+            // SAFETY: retained in `new`.
+            let _ = unsafe { result::primary_ctx::release(device) };
+        }
+    }
+}

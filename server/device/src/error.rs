@@ -1,0 +1,53 @@
+//! Everything that can go wrong on a device.
+//!
+//! What matters to a caller is told apart: no memory left (try with less), a device that is lost to this process
+//! (start afresh), and everything else. Must not know how a caller reports it.
+
+/// The crate's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A failure of a device.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such device, or its driver or a library is missing or too old.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The device's memory, or the limit set on it, is used up.
+    #[error("out of memory: {requested_bytes} bytes asked for, {used_bytes} in use, {limit}")]
+    OutOfMemory {
+        /// By the allocation that failed.
+        requested_bytes: usize,
+        /// By this process' tensors.
+        used_bytes: usize,
+        /// What bounds it, in words.
+        limit: String,
+    },
+    /// The device faulted: nothing that this process asks of it will work again.
+    #[error("the device is lost to this process: {0}")]
+    Lost(String),
+    /// A driver's or library's call failed.
+    #[error("{call}: {message}")]
+    Call {
+        /// Which.
+        call: &'static str,
+        /// What it said.
+        message: String,
+    },
+    /// An operation was given tensors that do not fit it.
+    #[error("{op}: {message}")]
+    Shape {
+        /// The operation.
+        op: &'static str,
+        /// Expected and found.
+        message: String,
+    },
+    /// A kernel broke a rule under the emulator.
+    #[error("kernel {0}")]
+    Kernel(String),
+}
+
+impl Error {
+    pub(crate) fn shape(op: &'static str, message: impl Into<String>) -> Self {
+        Self::Shape { op, message: message.into() }
+    }
+}

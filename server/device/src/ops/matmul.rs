@@ -1,0 +1,128 @@
+//! Which engine multiplies: NVIDIA's library where it is loaded and takes the operands, this crate's kernels otherwise.
+//!
+//! The one place where that is decided. A planner takes the library's way, of which the workspaces are part.
+
+use super::epilogue::{Activation, Scales, scale_rows_columns_into};
+use super::gemm::{Product, Sizes};
+use super::quantize;
+use crate::{Capability, Device, Dtype, Result, Tensor};
+
+/// From here on a weight of 8 bits is widened as a whole for the library; below, reading it takes longer than the
+/// products, and this crate's kernel reads half as much.
+const WIDENED_FROM_ROWS: usize = 256;
+/// Results without their scales that are kept at once.
+const UNSCALED_BYTES: usize = 128 << 20;
+/// Of products of 8-bit floats: what the tensor cores of all generations divide.
+const FP8_MULTIPLE: usize = 16;
+
+const ADA: Capability = Capability { major: 8, minor: 9 };
+const HOPPER: Capability = Capability { major: 9, minor: 0 };
+
+/// Does a product.
+///
+/// # Errors
+/// [`crate::Error::Shape`]; [`crate::Error::OutOfMemory`] for a workspace.
+pub(crate) fn run(product: &Product<'_>) -> Result<()> {
+    if by_library(product)? { Ok(()) } else { product.run_own() }
+}
+
+/// False if there is no library or it refuses.
+fn by_library(product: &Product<'_>) -> Result<bool> {
+    let sizes = product.sizes()?;
+    if !has_library(product.out.device()) || !is_aligned(product, sizes) {
+        return Ok(false);
+    }
+    match (product.x.dtype(), product.weight.dtype()) {
+        // The library leaves scales and bias to a kernel of its own, and 32 bits of each sum to memory.
+        (Dtype::I8, _) => Ok(false),
+        (Dtype::F8E4M3, _) => fp8(product, sizes),
+        (_, Dtype::I8) => widened(product, sizes),
+        _ => multiply(product),
+    }
+}
+
+/// The library's condition for tensor cores; it wants it for all types of 8 bits.
+fn is_aligned(product: &Product<'_>, Sizes { n, k, .. }: Sizes) -> bool {
+    let rows = [(product.x, k), (product.weight, k), (product.out, n)];
+    rows.iter().all(|(tensor, columns)| (columns * tensor.dtype().bytes()).is_multiple_of(16))
+        && [Some(product.x), Some(product.weight), Some(product.out), product.bias]
+            .into_iter()
+            .flatten()
+            .all(|tensor| tensor.address().is_multiple_of(16))
+}
+
+/// A weight of integers, as x' dtype.
+fn widened(product: &Product<'_>, sizes: Sizes) -> Result<bool> {
+    let Some(scales) = product.column_scales.filter(|_| sizes.m >= WIDENED_FROM_ROWS) else {
+        return Ok(false);
+    };
+    let weight = quantize::dequantize_weight(product.weight, scales, product.x.dtype())?;
+    multiply(&Product { weight: &weight, column_scales: None, ..*product })
+}
+
+/// Hopper scales by itself, where the result has 16 bits (the bias must have them). For all others the sums go through
+/// memory in f32, some rows at a time.
+fn fp8(product: &Product<'_>, Sizes { m, n, k }: Sizes) -> Result<bool> {
+    let device = product.out.device();
+    let (Some(row_scales), Some(column_scales)) = (product.row_scales, product.column_scales) else {
+        return Ok(false);
+    };
+    if device.capability() < ADA || !n.is_multiple_of(FP8_MULTIPLE) {
+        return Ok(false);
+    }
+    if device.capability() == HOPPER && product.out.dtype() != Dtype::F32 && multiply(product)? {
+        return Ok(true);
+    }
+    let rows = (UNSCALED_BYTES / (n * Dtype::F32.bytes()) / 128 * 128).clamp(128, m.max(128));
+    let (x, out) = (product.x.reshape(&[m, k])?, product.out.reshape(&[m, n])?);
+    let row_scales = row_scales.reshape(&[m])?;
+    let sums = Tensor::empty(device, &[rows.min(m), n], Dtype::F32)?;
+    for first in (0..m).step_by(rows) {
+        let count = rows.min(m - first);
+        let (x, sums) = (x.slice(first, count)?, sums.slice(0, count)?);
+        let plain = Product {
+            x: &x,
+            weight: product.weight,
+            bias: None,
+            row_scales: None,
+            column_scales: None,
+            activation: Activation::Identity,
+            out: &sums,
+        };
+        if !multiply(&plain)? {
+            return Ok(false);
+        }
+        let scales = Scales { rows: &row_scales.slice(first, count)?, columns: column_scales };
+        let out = out.slice(first, count)?;
+        scale_rows_columns_into(&sums, scales, product.bias, product.activation, &out)?;
+    }
+    Ok(true)
+}
+
+#[cfg(feature = "cuda")]
+fn has_library(device: &Device) -> bool {
+    device.is_planner() || device.as_cuda().is_some_and(|cuda| cuda.cublaslt().is_some())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn has_library(device: &Device) -> bool {
+    device.is_planner()
+}
+
+/// What NVIDIA's manual recommends; the library may choose algorithms that need less.
+fn workspace_bytes(capability: Capability) -> usize {
+    if capability >= HOPPER { 32 << 20 } else { 4 << 20 }
+}
+
+/// One call of the library.
+fn multiply(product: &Product<'_>) -> Result<bool> {
+    let device = product.out.device();
+    let workspace = Tensor::empty(device, &[workspace_bytes(device.capability())], Dtype::U8)?;
+    #[cfg(feature = "cuda")]
+    if let Some((cuda, library)) = device.as_cuda().and_then(|cuda| Some((cuda, cuda.cublaslt()?))) {
+        return library.multiply(cuda, product, &workspace);
+    }
+    // A planner, which computes nothing; nobody else has the library.
+    drop(workspace);
+    Ok(true)
+}

@@ -1,0 +1,117 @@
+//! Every convolution of the published VAE, by the shapes that flow through it.
+
+use device::Dtype;
+use device::cudnn::ConvGraph;
+
+/// Channels by block, from the pictures' side.
+const BLOCKS: [usize; 4] = [128, 256, 256, 512];
+const LATENT_CHANNELS: usize = 16;
+/// Blocks that change the number of frames.
+const TEMPORAL_LEVELS: usize = 2;
+
+/// Frames, height and width.
+type Size = [usize; 3];
+
+/// The convolutions that a chunk goes through, each once, named by their first place.
+pub(super) struct Walk {
+    dtype: Dtype,
+    size: Size,
+    pub(super) convolutions: Vec<(String, ConvGraph)>,
+}
+
+impl Walk {
+    /// From `frames` of latents to pictures.
+    pub(super) fn decoder(dtype: Dtype, size: Size) -> Self {
+        let mut walk = Self { dtype, size, convolutions: Vec::new() };
+        let mut channels = BLOCKS[3];
+        walk.causal("conv_in", LATENT_CHANNELS, channels);
+        walk.causal("mid", channels, channels);
+        for (index, &out) in BLOCKS.iter().rev().enumerate() {
+            walk.resnet(&format!("up {index}"), channels, out);
+            channels = out;
+            // The norm's scale and shift from the latents.
+            walk.add(&format!("up {index} norm"), LATENT_CHANNELS, out, [1; 3], [0; 3]);
+            if index + 1 < BLOCKS.len() {
+                let [frames, height, width] = walk.size;
+                let doubles = index < TEMPORAL_LEVELS && frames > 1;
+                walk.size = [if doubles { 2 * frames - frames % 2 } else { frames }, 2 * height, 2 * width];
+                walk.add(&format!("up {index} upsampler"), out, out, [1, 3, 3], [0, 1, 1]);
+            }
+        }
+        walk.causal("conv_out", channels, 3);
+        // Whole 16 bytes of channels, of which three are read.
+        walk.causal("conv_out padded", channels, 8);
+        walk
+    }
+
+    /// From pictures to latents' means and variances.
+    pub(super) fn encoder(dtype: Dtype, size: Size) -> Self {
+        let mut walk = Self { dtype, size, convolutions: Vec::new() };
+        let mut channels = BLOCKS[0];
+        walk.causal("conv_in", 3, channels);
+        walk.causal("conv_in padded", 8, channels);
+        for (index, &out) in BLOCKS.iter().enumerate() {
+            walk.resnet(&format!("down {index}"), channels, out);
+            channels = out;
+            if index + 1 < BLOCKS.len() {
+                walk.downsampler(&format!("down {index} downsampler"), out, index < TEMPORAL_LEVELS);
+            }
+        }
+        walk.causal("conv_out", channels, 2 * LATENT_CHANNELS);
+        walk
+    }
+
+    fn resnet(&mut self, name: &str, channels: usize, out: usize) {
+        self.causal(name, channels, out);
+        self.causal(name, out, out);
+        if channels != out {
+            self.add(&format!("{name} shortcut"), channels, out, [1; 3], [0; 3]);
+        }
+    }
+
+    /// Two frames of the chunk before, or the first one twice, stand in front of the input.
+    fn causal(&mut self, name: &str, channels: usize, out: usize) {
+        let size = self.size;
+        self.size[0] += 2;
+        self.add(name, channels, out, [3; 3], [0, 1, 1]);
+        self.size = size;
+    }
+
+    fn add(&mut self, name: &str, channels: usize, out_channels: usize, kernel: Size, padding: Size) {
+        let graph = self.graph(channels, out_channels, kernel);
+        self.push(name, ConvGraph { pre_padding: padding, post_padding: padding, ..graph });
+    }
+
+    fn downsampler(&mut self, name: &str, channels: usize, halves_frames: bool) {
+        let [frames, height, width] = self.size;
+        self.size[0] = if halves_frames { frames.div_ceil(2) } else { frames };
+        let graph = self.graph(channels, channels, [1, 3, 3]);
+        self.push(name, ConvGraph { post_padding: [0, 1, 1], strides: [1, 2, 2], ..graph });
+        self.size = [self.size[0], height / 2, width / 2];
+    }
+
+    fn graph(&self, channels: usize, out_channels: usize, kernel: Size) -> ConvGraph {
+        let [frames, height, width] = self.size;
+        ConvGraph {
+            input: [1, channels, frames, height, width],
+            out_channels,
+            kernel,
+            pre_padding: [0; 3],
+            post_padding: [0; 3],
+            strides: [1; 3],
+            dtype: self.dtype,
+            bias: true,
+        }
+    }
+
+    fn push(&mut self, name: &str, graph: ConvGraph) {
+        if self.convolutions.iter().all(|(_, known)| *known != graph) {
+            let [_, channels, frames, height, width] = graph.input;
+            let name = format!(
+                "{name} {channels}->{} {frames}x{height}x{width} {}",
+                graph.out_channels, graph.dtype
+            );
+            self.convolutions.push((name, graph));
+        }
+    }
+}

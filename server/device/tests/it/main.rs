@@ -1,0 +1,15 @@
+//! The device crate through its public doors, on the emulator and the planner; cuDNN's plans on no device at all.
+
+#[cfg(feature = "cuda")]
+mod cudnn;
+#[cfg(feature = "emulator")]
+mod faults;
+#[cfg(feature = "emulator")]
+mod linear;
+#[cfg(feature = "emulator")]
+mod refusals;
+#[cfg(feature = "emulator")]
+mod selftest;
+#[cfg(feature = "emulator")]
+mod tensor;
+mod vae_ops;
