@@ -21,7 +21,8 @@ class Received(typing.NamedTuple):
 
 
 class Receiver:
-    """An HTTP server that answers with what `answer(received)` returns, (status, JSON), and keeps what it was sent."""
+    """An HTTP server that answers with what `answer(received)` returns, (status, JSON or bytes), and keeps what it was
+    sent."""
 
     def __init__(self, answer=lambda received: (200, {})):
         self.received = queue.Queue()
@@ -32,7 +33,7 @@ class Receiver:
                 body = self.rfile.read(int(self.headers["content-length"] or 0))
                 received = Received(self.command, self.path, self.headers, body)
                 status, content = answer(received)
-                content = json.dumps(content).encode()
+                content = content if isinstance(content, bytes) else json.dumps(content).encode()
                 self.send_response(status)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(content)))

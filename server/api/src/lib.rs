@@ -9,6 +9,7 @@ mod auth;
 mod body;
 mod browser;
 mod create;
+mod disk;
 mod envelope;
 mod error;
 mod fields;
@@ -31,6 +32,7 @@ mod tickets;
 mod traffic;
 mod video;
 
+pub use disk::DiskProbe;
 pub use error::{Code, Error, ErrorBody, ErrorEnvelope, ErrorType, Result};
 pub use futures_util::future::BoxFuture;
 pub use model::{CountTokens, FrameLattice, ModelCard, ModelCatalog, Scheduler, Size, StepRule};

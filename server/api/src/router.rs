@@ -7,7 +7,7 @@ use std::any::Any;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, MatchedPath};
 use axum::http::{HeaderValue, Request, StatusCode, header};
 use axum::middleware::from_fn;
 use axum::response::Response;
@@ -19,7 +19,8 @@ use tower_http::request_id::{MakeRequestId, PropagateRequestIdLayer, RequestId, 
 use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
-use tower_http::trace::TraceLayer;
+use tower_http::trace::{DefaultOnResponse, OnResponse as _, TraceLayer};
+use tracing::{Span, field::Empty};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
@@ -75,7 +76,7 @@ pub fn router(state: AppState) -> Router {
         .layer(SetRequestIdLayer::new(X_REQUEST_ID, FreshRequestId))
         .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION, header::COOKIE]))
         // A failure is logged where it is handled, with its cause.
-        .layer(TraceLayer::new_for_http().make_span_with(span).on_failure(()))
+        .layer(TraceLayer::new_for_http().make_span_with(span).on_response(note_status).on_failure(()))
         .layer(PropagateRequestIdLayer::new(X_REQUEST_ID))
         .option_layer(cors(&state.access.cors_origins))
         .layer(SetResponseHeaderLayer::if_not_present(
@@ -128,9 +129,25 @@ impl MakeRequestId for FreshRequestId {
     }
 }
 
-fn span<B>(request: &Request<B>) -> tracing::Span {
+fn span<B>(request: &Request<B>) -> Span {
     let id = request.headers().get(X_REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
-    tracing::info_span!("request", http.method = %request.method(), http.path = request.uri().path(), request.id = id, api_key.name = tracing::field::Empty)
+    let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    tracing::info_span!(
+        "request",
+        http.request.method = %request.method(),
+        url.path = request.uri().path(),
+        http.route = route,
+        request.id = id,
+        api_key.name = Empty,
+        http.response.status_code = Empty
+    )
+}
+
+/// Notes how the request was answered, for whoever records its span.
+fn note_status<B>(response: &Response<B>, latency: Duration, span: &Span) {
+    // Signed, because OpenTelemetry's numbers are: others would be exported as text.
+    span.record("http.response.status_code", i64::from(response.status().as_u16()));
+    DefaultOnResponse::default().on_response(response, latency, span);
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature is tower-http's")]

@@ -10,6 +10,7 @@ use queue::{ApiKeys, Clock, Queue};
 use store::VideoStore;
 use tokio::sync::watch;
 
+use crate::disk::DiskProbe;
 use crate::error::{Code, Error, Result};
 use crate::model::{CountTokens, ModelCatalog};
 use crate::prompt::{PromptCheck, RefinePrompt};
@@ -136,6 +137,8 @@ pub struct AppState {
     pub access: Access,
     /// How much room there is.
     pub free_bytes: FreeBytes,
+    /// Whether that and the queue suffice for readiness.
+    pub disk: DiskProbe,
     /// Looks at a webhook's URL; none where no webhooks are called.
     pub check_webhook_url: Option<CheckWebhookUrl>,
     /// Decides whether a video may be made of a prompt; none where every prompt may.

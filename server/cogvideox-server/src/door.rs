@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::{
-    Access, AppState, CheckWebhookUrl, Device, Health, Limits, ModelCard, ModelCatalog, RequestRates,
-    Streams, Tickets,
+    Access, AppState, CheckWebhookUrl, Device, DiskProbe, Health, Limits, ModelCard, ModelCatalog,
+    RequestRates, Streams, Tickets,
 };
 use cogvideox::ModelDescription;
 use futures_util::FutureExt as _;
@@ -64,6 +64,7 @@ pub(crate) fn state(parts: Parts<'_>) -> anyhow::Result<AppState> {
             let store = store.clone();
             async move { store.free_bytes().await.ok() }.boxed()
         }),
+        disk: DiskProbe::default(),
         check_webhook_url: check_webhooks(config)?,
         prompt_check: prompts::check(&config.prompt_check)?,
         refine_prompt: prompts::refiner(&config.refine)?,

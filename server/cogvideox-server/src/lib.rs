@@ -17,4 +17,6 @@ mod serve;
 pub mod telemetry;
 pub mod terminal;
 mod tokenize;
+#[cfg(feature = "otel")]
+mod traces;
 mod webhooks;

@@ -44,7 +44,8 @@ const CONNECTIONS_WAIT: Duration = Duration::from_secs(5);
 /// # Errors
 /// What keeps it from starting, a socket that breaks, or the last worker's failure.
 pub(crate) fn run(config: Config, start_paused: bool) -> anyhow::Result<()> {
-    crate::telemetry::init(&config.log)?;
+    // Ends after the runtime, so that it hears of all that ends with that.
+    let _telemetry = crate::telemetry::init(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(serve(config, start_paused))
 }
@@ -85,9 +86,13 @@ async fn serve(config: Config, start_paused: bool) -> anyhow::Result<()> {
         workers: &workers,
     })?;
 
+    let router = api::router(state);
+    #[cfg(feature = "otel")]
+    let router = router.layer(axum::middleware::from_fn(crate::traces::join_callers_trace));
+
     let (stop, mut stopped) = watch::channel(false);
     let header_timeout = Duration::from_secs(config.server.header_timeout_seconds.get().into());
-    let server = tokio::spawn(http_server::serve(listener, api::router(state), header_timeout, async move {
+    let server = tokio::spawn(http_server::serve(listener, router, header_timeout, async move {
         // An error means that the sender is gone, which is a stop too.
         let _ = stopped.wait_for(|stop| *stop).await;
     }));

@@ -15,18 +15,38 @@ const USER_AGENT: &str = concat!("cogvideox-server/", env!("CARGO_PKG_VERSION"))
 /// A client that goes only where its caller sends it: it follows no redirect, asks no proxy, and adds no header of
 /// its own but its name.
 pub(crate) fn builder(connect_timeout: Duration) -> Result<ClientBuilder> {
-    // Handed over explicitly, because a provider for the whole process is not a library's to choose.
-    let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_platform_verifier()?
-        .with_no_client_auth();
     Ok(reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
+        .tls_backend_preconfigured(tls()?)
         .connect_timeout(connect_timeout)
         .redirect(redirect::Policy::none())
         .referer(false)
         .no_proxy()
         .user_agent(USER_AGENT))
+}
+
+/// Such a client for a thread without a runtime, which must not be made or dropped in one. For an endpoint of the
+/// operator's: what it reads has no limit of size, only one of time for all of it.
+///
+/// # Errors
+/// [`crate::Error::Tls`] and [`crate::Error::Client`].
+#[cfg(feature = "blocking")]
+pub fn blocking_client(timeout: Duration) -> Result<reqwest::blocking::Client> {
+    let client = reqwest::blocking::Client::builder()
+        .tls_backend_preconfigured(tls()?)
+        .timeout(timeout)
+        .redirect(redirect::Policy::none())
+        .referer(false)
+        .no_proxy()
+        .user_agent(USER_AGENT);
+    client.build().map_err(Error::Client)
+}
+
+fn tls() -> Result<ClientConfig> {
+    // Handed over explicitly, because a provider for the whole process is not a library's to choose.
+    Ok(ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_platform_verifier()?
+        .with_no_client_auth())
 }
 
 /// Host and port of a URL, which is all of it that is fit for a message.

@@ -23,6 +23,8 @@ mod text;
 mod webhook;
 
 pub use blocklist::Blocklist;
+#[cfg(feature = "blocking")]
+pub use client::blocking_client;
 pub use error::{Error, Result};
 pub use policy::{Exception, Policy, check_webhook_url};
 pub use prompt_check::{Hook, HookConfig, Prompt, PromptCheck, Verdict};

@@ -12,6 +12,7 @@ use crate::{
     runner::Runner,
     settle::Settlement,
     thread::{Made, Stop},
+    trace::{self, StageSpan},
 };
 
 /// What the user is told about a video that is made in the other mode.
@@ -24,6 +25,7 @@ pub(crate) struct Attempt<'a> {
     pub(crate) video: Video,
     pub(crate) lease: Lease,
     pub(crate) stop: Stop,
+    pub(crate) stage: StageSpan,
 }
 
 /// Why an attempt made no file.
@@ -48,7 +50,7 @@ impl<'a> Attempt<'a> {
             lost: CancellationToken::new(),
             hung: CancellationToken::new(),
         };
-        Self { runner, video: claim.video, lease: claim.lease, stop }
+        Self { runner, video: claim.video, lease: claim.lease, stop, stage: StageSpan::default() }
     }
 
     /// Sees the video through, and does not come back before the generator can take the next one.
@@ -64,10 +66,12 @@ impl<'a> Attempt<'a> {
             Err(Ended::Hung(hung)) => (Err(Ended::Failed(hung.job_error())), Some(hung)),
             ended => (ended, None),
         };
+        self.stage.leave();
         match ended {
             Ok(finished) => self.settle(Settlement::Complete(Box::new(finished))).await,
             Err(_) if self.stop.lost.is_cancelled() => {
                 tracing::warn!("the lease is lost, the video is dropped");
+                trace::note_outcome("lease lost");
                 self.remove_files().await;
             }
             Err(_) if self.stop.cancel.is_cancelled() => self.settle(Settlement::Cancel).await,
@@ -104,6 +108,7 @@ impl<'a> Attempt<'a> {
     }
 
     pub(crate) async fn report(&self, progress: queue::Progress) {
+        self.stage.enter(progress.stage);
         match self.runner.queue.set_progress(&self.lease, progress).await {
             Ok(()) => {}
             Err(queue::Error::LeaseLost { .. }) => self.stop.lost.cancel(),

@@ -21,6 +21,7 @@ mod readiness;
 mod runner;
 mod settle;
 mod thread;
+mod trace;
 mod watchdog;
 
 use std::{

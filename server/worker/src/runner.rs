@@ -9,7 +9,9 @@ use queue::{CancellationToken, Owner, Queue};
 use tokio::time::sleep;
 use tracing::Instrument as _;
 
-use crate::{Readiness, Stores, WorkerConfig, attempt::Attempt, pulse::Heart, readiness::Slot, thread::Job};
+use crate::{
+    Readiness, Stores, WorkerConfig, attempt::Attempt, pulse::Heart, readiness::Slot, thread::Job, trace,
+};
 
 pub(crate) struct Runner {
     pub(crate) config: WorkerConfig,
@@ -40,7 +42,7 @@ impl Runner {
             }
             match self.queue.claim(&self.owner).await {
                 Ok(Some(claim)) => {
-                    let span = tracing::info_span!("video", job.id = %claim.video.id, job.attempt = claim.video.attempt);
+                    let span = trace::attempt_span(&claim.video, self.slot.device());
                     Attempt::new(&self, claim).run().instrument(span).await;
                 }
                 Ok(None) => tokio::select! {

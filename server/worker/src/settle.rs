@@ -5,7 +5,10 @@ use std::time::Duration;
 use queue::{Finished, JobError};
 use tokio::time::sleep;
 
-use crate::attempt::{Attempt, Ended};
+use crate::{
+    attempt::{Attempt, Ended},
+    trace,
+};
 
 /// How long to wait before each new try to settle a video in a failing database.
 const SETTLE_RETRIES: [Duration; 3] =
@@ -58,11 +61,16 @@ impl Attempt<'_> {
         match self.write(&settlement).await {
             Ok(()) => {
                 tracing::info!(outcome = settlement.word(), "video settled");
+                trace::note_outcome(settlement.word());
+                if let Settlement::Fail(error) = &settlement {
+                    trace::note_error(&error.code);
+                }
                 self.clear_up(&settlement).await;
             }
             Err(queue::Error::CancelRequested(_)) => Box::pin(self.settle(Settlement::Cancel)).await,
             Err(error @ queue::Error::LeaseLost { .. }) => {
                 tracing::warn!(%error, "the video is dropped");
+                trace::note_outcome("lease lost");
                 self.discard().await;
             }
             // The files stay: the write may have happened, and a sweep removes them if not.

@@ -111,12 +111,13 @@ pub(crate) async fn readyz(State(state): State<AppState>) -> (StatusCode, Json<R
         tracing::error!(%error, "the queue does not answer");
         status = ReadinessStatus::Failed;
         reasons.push("the job queue does not answer".to_owned());
-    } else if let Err(error) = state.queue.check_writable().await {
-        tracing::error!(%error, "the queue cannot be written");
+    }
+    let disk = state.look_at_disk().await;
+    if counts.is_ok() && !disk.queue_is_writable {
         status = ReadinessStatus::Failed;
         reasons.push("the job queue cannot be written".to_owned());
     }
-    if state.has_room().await.is_err() && status.is_able() {
+    if !disk.has_room && status.is_able() {
         status = ReadinessStatus::Failed;
         reasons.push("the disk has no room for another video".to_owned());
     }

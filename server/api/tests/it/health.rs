@@ -1,6 +1,11 @@
 //! Liveness and readiness.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
 use api::{Device, Health};
+use queue::KeyLimits;
 use serde_json::json;
 
 use crate::world::World;
@@ -35,6 +40,33 @@ async fn readiness_follows_the_worker_and_liveness_does_not() {
         let alive = world.get("/livez").await;
         assert_eq!((alive.status.as_u16(), alive.json()), (200, json!({ "status": "alive" })));
     }
+}
+
+#[tokio::test]
+async fn readiness_sees_a_full_disk_without_a_floor_and_looks_once_a_second() {
+    let (free, looks) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (seen, counted) = (Arc::clone(&free), Arc::clone(&looks));
+    let world = World::custom(KeyLimits::default(), |state| {
+        state.limits.min_free_bytes = 0;
+        state.free_bytes = Arc::new(move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let bytes = seen.load(Ordering::SeqCst);
+            Box::pin(async move { Some(bytes) })
+        });
+    })
+    .await;
+    for _ in 0..3 {
+        let answer = world.get("/readyz").await;
+        assert_eq!(answer.status, 503);
+        assert_eq!(answer.json()["reasons"], json!(["the disk has no room for another video"]));
+    }
+    assert_eq!(looks.load(Ordering::SeqCst), 1, "the answer stands for a second");
+
+    free.store(1 << 30, Ordering::SeqCst);
+    assert_eq!(world.get("/readyz").await.status, 503, "what was found a moment ago");
+    world.clock.advance(Duration::from_secs(1));
+    assert_eq!(world.get("/readyz").await.status, 200);
+    assert_eq!(looks.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]

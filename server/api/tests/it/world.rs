@@ -135,6 +135,7 @@ impl World {
             clock: clock.clone(),
             api_keys: queue.api_keys(),
             free_bytes: Arc::new(|| Box::pin(async { Some(1 << 40) })),
+            disk: api::DiskProbe::default(),
             check_webhook_url: None,
             prompt_check: None,
             refine_prompt: None,
