@@ -187,6 +187,7 @@ impl Device {
         if launch.is_empty() {
             return Ok(());
         }
+        launch.check(self.capability())?;
         self.backend().launch(launch, std::ptr::from_ref(args).cast(), size_of::<A>())
     }
 

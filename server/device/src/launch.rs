@@ -1,6 +1,6 @@
 //! How a kernel is started: by name, with a grid of blocks and one plain struct of arguments.
 
-use crate::{Dtype, Error, Result};
+use crate::{Capability, Dtype, Error, Result};
 
 /// The arguments of a kernel, the twin of its struct in C++.
 ///
@@ -55,6 +55,39 @@ impl Launch {
     pub(crate) fn is_empty(&self) -> bool {
         self.grid.contains(&0)
     }
+
+    /// # Errors
+    /// [`Error::Kernel`] if a device of this capability cannot run it.
+    pub(crate) fn check(&self, capability: Capability) -> Result<()> {
+        let threads = self.block.iter().product::<u32>();
+        let [_, y, z] = self.grid;
+        let limits = [
+            ("threads of a block", threads, MAX_THREADS),
+            ("blocks in y", y, MAX_BLOCKS_YZ),
+            ("blocks in z", z, MAX_BLOCKS_YZ),
+            ("bytes of shared memory", self.shared_bytes, max_shared_bytes(capability)),
+        ];
+        match limits.into_iter().find(|(_, found, most)| found > most) {
+            Some((what, found, most)) => {
+                Err(Error::Kernel(format!("{}: at most {most} {what}, found {found}", self.kernel)))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// CUDA's, for every capability (CUDA C++ Programming Guide, "Compute capabilities").
+const MAX_THREADS: u32 = 1024;
+const MAX_BLOCKS_YZ: u32 = 65_535;
+
+/// What a block may ask for (the same table): 227 KiB on 9.0 and 10.x, 163 on 8.0 and 8.7, 99 on the others.
+fn max_shared_bytes(capability: Capability) -> u32 {
+    let kib = match (capability.major, capability.minor) {
+        (9 | 10, _) => 227,
+        (8, 0 | 7) => 163,
+        _ => 99,
+    };
+    kib << 10
 }
 
 /// The names of one kernel for each floating-point dtype.
