@@ -22,6 +22,7 @@ pub use self::load::{GpuOptions, Placement};
 pub use self::plan::{Job, MemoryPlan, Planner};
 pub use self::preset::Preset;
 pub use self::streaming::Residence;
+pub use self::vae::GpuVae;
 use crate::Result;
 
 /// How the linear layers of the transformer's blocks hold their weights. Norms, embeddings and the first and last

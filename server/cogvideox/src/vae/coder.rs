@@ -3,25 +3,14 @@
 //! The first chunk takes the frames that are left over, each chunk's group norms see that chunk only, and causal
 //! convolutions look back into the chunk before. Relies on a [`Coder`] for the layers; must not know what they are.
 
+use super::geometry::Geometry;
 use super::layers::{ConvCache, Run};
 use super::progress::Progress;
 use crate::Result;
 use crate::ops::frame::{Frame, FramePool, FrameShape, Planes};
 
 /// The encoder or the decoder.
-pub(super) trait Coder {
-    /// Channels of the input and of the output.
-    fn channels(&self) -> [usize; 2];
-    /// Frames of a chunk. Fixed by training.
-    fn chunk_frames(&self) -> usize;
-    /// Output frames for a chunk of `frames`.
-    fn output_frames(&self, frames: usize) -> usize;
-    /// Whether the input is latents and the output pictures.
-    fn decodes(&self) -> bool;
-    /// Output height or width.
-    fn output_len(&self, len: usize) -> usize;
-    /// Multiply-adds of a chunk, for the progress.
-    fn work(&self, frames: usize, height: usize, width: usize) -> u64;
+pub(super) trait Coder: Geometry {
     /// Runs the layers over a chunk and hands out each output frame with its place in the chunk.
     fn forward(
         &self,
@@ -110,24 +99,10 @@ impl Chunk<'_> {
     }
 }
 
-/// The lengths of the chunks of `frames` frames.
-fn chunk_lens(frames: usize, chunk_frames: usize) -> Vec<usize> {
-    let count = (frames / chunk_frames).max(1);
-    let rest = frames % chunk_frames;
-    (0..count).map(|index| if index == 0 { frames.min(chunk_frames + rest) } else { chunk_frames }).collect()
-}
-
-/// Multiply-adds of a whole area.
-pub(super) fn work(coder: &impl Coder, area: Area<'_>) -> u64 {
-    let lens = chunk_lens(area.frames, coder.chunk_frames());
-    lens.into_iter().map(|len| coder.work(len, area.height, area.width)).sum()
-}
-
 /// Codes an area, chunk by chunk.
 pub(super) fn code(coder: &impl Coder, area: Area<'_>, progress: &mut Progress<'_>) -> Result<Video> {
-    let lens = chunk_lens(area.frames, coder.chunk_frames());
-    let frames = lens.iter().map(|len| coder.output_frames(*len)).sum();
-    let (height, width) = (coder.output_len(area.height), coder.output_len(area.width));
+    let lens = coder.chunk_lens(area.frames);
+    let [frames, height, width] = coder.output_size([area.frames, area.height, area.width]);
     let mut output = Video::zeros(coder.channels()[1], frames, height, width);
     let (plane, channel_stride) = (height * width, frames * height * width);
     let (mut cache, mut pool) = (ConvCache::default(), FramePool::default());

@@ -138,12 +138,12 @@ impl VaeConfig {
     }
 
     /// Of the encoder's norms (the decoder's are fixed at 1e-6 in diffusers).
-    pub(super) fn norm_eps(&self) -> f64 {
+    pub(crate) fn norm_eps(&self) -> f64 {
         self.norm_eps
     }
 
     /// How many of the blocks change the number of frames, the encoder's first and the decoder's first.
-    pub(super) fn temporal_levels(&self) -> usize {
+    pub(crate) fn temporal_levels(&self) -> usize {
         self.temporal_compression_ratio.log2() as usize
     }
 

@@ -4,6 +4,7 @@
 
 use super::VaeConfig;
 use super::coder::{Chunk, Coder};
+use super::geometry::Geometry;
 use super::layers::{CausalConv, Norm, NormConfig, Resnet, Run, Slots};
 use super::resample::Upsampler;
 use crate::Result;
@@ -88,7 +89,7 @@ impl Decoder {
     }
 }
 
-impl Coder for Decoder {
+impl Geometry for Decoder {
     fn channels(&self) -> [usize; 2] {
         self.channels
     }
@@ -121,7 +122,9 @@ impl Coder for Decoder {
         }
         work + self.conv_out.work(frames, height, width)
     }
+}
 
+impl Coder for Decoder {
     fn forward(
         &self,
         chunk: &Chunk<'_>,

@@ -5,6 +5,7 @@
 use super::VaeConfig;
 use super::coder::{Chunk, Coder};
 use super::decoder::{conv_in, conv_out};
+use super::geometry::Geometry;
 use super::layers::{CausalConv, Norm, NormConfig, Resnet, Run, Slots};
 use super::resample::Downsampler;
 use crate::Result;
@@ -72,7 +73,7 @@ impl Encoder {
     }
 }
 
-impl Coder for Encoder {
+impl Geometry for Encoder {
     fn channels(&self) -> [usize; 2] {
         self.channels
     }
@@ -105,7 +106,9 @@ impl Coder for Encoder {
         work += self.mid.iter().map(|resnet| resnet.work(frames, height, width)).sum::<u64>();
         work + self.conv_out.work(frames, height, width)
     }
+}
 
+impl Coder for Encoder {
     fn forward(
         &self,
         chunk: &Chunk<'_>,

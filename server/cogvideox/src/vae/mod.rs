@@ -8,6 +8,7 @@ mod coder;
 mod config;
 mod decoder;
 mod encoder;
+mod geometry;
 mod layers;
 mod progress;
 mod resample;
@@ -21,15 +22,16 @@ use self::coder::{Area, Coder, Video};
 pub use self::config::VaeConfig;
 use self::decoder::Decoder;
 use self::encoder::Encoder;
-use self::progress::Progress;
-use self::tiling::Plan;
+pub(crate) use self::geometry::{Geometry, input_dims, split_moments};
+pub(crate) use self::progress::Progress;
 pub use self::tiling::Tiling;
+pub(crate) use self::tiling::{Plan, Tile};
 use crate::ops::{Rounding, from_f32, with_f32};
 use crate::weights::{DIFFUSERS_STEM, WeightScope, Weights};
-use crate::{Error, Result};
+use crate::Result;
 
 /// Asked between tiles, chunks, convolutions and the parts of large convolutions, with the fraction done so far; its
-/// error, usually [`Error::Interrupted`], stops the call and is passed on.
+/// error, usually [`crate::Error::Interrupted`], stops the call and is passed on.
 pub type Check<'a> = &'a mut dyn FnMut(f32) -> Result<()>;
 
 /// The autoencoder with its weights.
@@ -44,8 +46,8 @@ impl AutoencoderKlCogVideoX {
     /// Loads `dir`, the pipeline's `vae` folder, to compute in `dtype` (f32, f16 or bf16).
     ///
     /// # Errors
-    /// [`Error::Config`] for a configuration that this crate does not know, the errors of the weights, and
-    /// [`Error::Candle`] for a device other than the CPU.
+    /// [`crate::Error::Config`] for a configuration that this crate does not know, the errors of the weights, and
+    /// [`crate::Error::Candle`] for a device other than the CPU.
     pub fn load(dir: &Path, dtype: DType, device: &Device) -> Result<Self> {
         let config = VaeConfig::load(&dir.join("config.json"))?;
         let weights = Weights::open(dir, DIFFUSERS_STEM)?;
@@ -77,7 +79,7 @@ impl AutoencoderKlCogVideoX {
     /// decoded in tiles.
     ///
     /// # Errors
-    /// [`Error::InvalidParams`] for a tensor or a tiling that does not fit; what `check` returns.
+    /// [`crate::Error::InvalidParams`] for a tensor or a tiling that does not fit; what `check` returns.
     pub fn decode(&self, z: &Tensor, tiling: Option<&Tiling>, check: Check<'_>) -> Result<Tensor> {
         self.code(&self.decoder, z, "latents", tiling, check)
     }
@@ -85,12 +87,10 @@ impl AutoencoderKlCogVideoX {
     /// Mean and logarithm of the variance of the latents of `x` (batch, channels, frames, height, width).
     ///
     /// # Errors
-    /// [`Error::InvalidParams`] for a tensor or a tiling that does not fit; what `check` returns.
+    /// [`crate::Error::InvalidParams`] for a tensor or a tiling that does not fit; what `check` returns.
     pub fn encode(&self, x: &Tensor, tiling: Option<&Tiling>, check: Check<'_>) -> Result<(Tensor, Tensor)> {
         let moments = self.code(&self.encoder, x, "sample", tiling, check)?;
-        let channels = self.config.latent_channels;
-        let logvar = moments.narrow(1, channels, channels)?.clamp(-30f32, 20f32)?;
-        Ok((moments.narrow(1, 0, channels)?.contiguous()?, logvar))
+        split_moments(&moments, self.config.latent_channels)
     }
 
     /// Runs the encoder or the decoder; `name` is what the caller calls the input.
@@ -102,8 +102,8 @@ impl AutoencoderKlCogVideoX {
         tiling: Option<&Tiling>,
         check: Check<'_>,
     ) -> Result<Tensor> {
-        let [batch, dims @ ..] = self.input_dims(coder, input, name)?;
-        let [_, _, height, width] = dims;
+        let [batch, dims @ ..] = input_dims(coder, self.dtype, input, name)?;
+        let [_, frames, height, width] = dims;
         let ratio = self.config.spatial_compression_ratio();
         let plan = match tiling {
             Some(tiling) => Plan::new(tiling, [height, width], ratio, coder)?,
@@ -113,8 +113,8 @@ impl AutoencoderKlCogVideoX {
         let videos = with_f32(input, |data| {
             let whole = Area::whole(data, dims);
             let work = match &plan {
-                Some(plan) => plan.work(coder, whole),
-                None => coder::work(coder, whole),
+                Some(plan) => plan.work(coder, [frames, height, width]),
+                None => coder.video_work([frames, height, width]),
             };
             let mut progress = Progress::new(work * batch as u64, check);
             let videos = data.chunks_exact(data.len() / batch).map(|data| {
@@ -133,24 +133,5 @@ impl AutoencoderKlCogVideoX {
             all
         });
         Ok(from_f32(data.unwrap_or_default(), &shape, self.dtype)?)
-    }
-
-    /// Batch, channels, frames, height and width of an input that fits.
-    fn input_dims(&self, coder: &impl Coder, input: &Tensor, name: &'static str) -> Result<[usize; 5]> {
-        let dims = input.dims();
-        let &[batch, channels, frames, height, width] = dims else {
-            let message = format!("expected (batch, channels, frames, height, width), found {dims:?}");
-            return Err(Error::invalid(name, message));
-        };
-        let expected = coder.channels()[0];
-        if channels != expected || input.dtype() != self.dtype {
-            let (dtype, found) = (self.dtype, input.dtype());
-            let message = format!("expected {expected} channels of {dtype:?}, found {channels} of {found:?}");
-            return Err(Error::invalid(name, message));
-        }
-        if batch * frames * coder.output_len(height) * coder.output_len(width) == 0 {
-            return Err(Error::invalid(name, format!("nothing comes out of {dims:?}")));
-        }
-        Ok([batch, channels, frames, height, width])
     }
 }

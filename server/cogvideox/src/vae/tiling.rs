@@ -5,7 +5,8 @@
 
 use std::collections::VecDeque;
 
-use super::coder::{Area, Coder, Video, code, work};
+use super::coder::{Area, Coder, Video, code};
+use super::geometry::Geometry;
 use super::progress::Progress;
 use crate::ops::Rounding;
 use crate::{Error, Result};
@@ -54,7 +55,7 @@ impl Axis {
         factor: f64,
         len: usize,
         spatial_ratio: usize,
-        coder: &impl Coder,
+        geometry: &impl Geometry,
     ) -> std::result::Result<Self, String> {
         if !(0.0..1.0).contains(&factor) {
             return Err("expected a factor of at least 0 and less than 1".to_owned());
@@ -68,11 +69,11 @@ impl Axis {
         let starts: Vec<usize> = (0..len).step_by(stride).collect();
         // The tiles' outputs line up when a step in the input is as long as a tile's share of the output.
         let long_as_share =
-            if coder.decodes() { stride * spatial_ratio == limit } else { stride == limit * spatial_ratio };
+            if geometry.decodes() { stride * spatial_ratio == limit } else { stride == limit * spatial_ratio };
         let in_line = starts.len() == 1 || long_as_share;
-        let last = coder.output_len(len - starts[starts.len() - 1]);
+        let last = geometry.output_len(len - starts[starts.len() - 1]);
         let found = (starts.len() - 1) * limit + last.min(limit);
-        if !in_line || found != coder.output_len(len) || last == 0 {
+        if !in_line || found != geometry.output_len(len) || last == 0 {
             return Err(format!(
                 "would give a video of the wrong size, as tiles that start every {stride} pixels contribute {limit} \
                  pixels each; expected an overlap that is a whole number of latent pixels"
@@ -82,8 +83,18 @@ impl Axis {
     }
 }
 
+/// One tile.
+pub(crate) struct Tile {
+    /// Row and column among the tiles.
+    pub(crate) place: [usize; 2],
+    /// Its first row and column of the input.
+    pub(crate) start: [usize; 2],
+    /// Height and width in the input.
+    pub(crate) size: [usize; 2],
+}
+
 /// The tiles of a picture.
-pub(super) struct Plan {
+pub(crate) struct Plan {
     rows: Axis,
     columns: Axis,
 }
@@ -93,24 +104,24 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::InvalidParams`] for settings that would give a video of the wrong size.
-    pub(super) fn new(
+    pub(crate) fn new(
         tiling: &Tiling,
         size: [usize; 2],
         spatial_ratio: usize,
-        coder: &impl Coder,
+        geometry: &impl Geometry,
     ) -> Result<Option<Self>> {
         let samples = [tiling.tile_sample_min_height, tiling.tile_sample_min_width];
         let factors = [tiling.tile_overlap_factor_height, tiling.tile_overlap_factor_width];
         let tiles = samples.map(|sample| {
             let latent = sample / spatial_ratio;
-            if coder.decodes() { [latent, sample] } else { [sample, latent] }
+            if geometry.decodes() { [latent, sample] } else { [sample, latent] }
         });
         if (0..2).all(|axis| size[axis] <= tiles[axis][0]) {
             return Ok(None);
         }
         let axis = |axis: usize, name: &str| {
             let factor = factors[axis];
-            Axis::new(tiles[axis], factor, size[axis], spatial_ratio, coder).map_err(|message| {
+            Axis::new(tiles[axis], factor, size[axis], spatial_ratio, geometry).map_err(|message| {
                 let sample = samples[axis];
                 Error::invalid(
                     "tiling",
@@ -121,20 +132,32 @@ impl Plan {
         Ok(Some(Self { rows: axis(0, "height")?, columns: axis(1, "width")? }))
     }
 
-    /// Every tile of a picture as an area of it, with its place among the tiles, row by row.
-    fn tiles<'a>(&self, whole: Area<'a>) -> impl Iterator<Item = ([usize; 2], Area<'a>)> {
+    /// The tiles of a picture of `size`, row by row.
+    pub(crate) fn tiles(&self, size: [usize; 2]) -> impl Iterator<Item = Tile> {
         self.rows.starts.iter().enumerate().flat_map(move |(row, &top)| {
-            self.columns.starts.iter().enumerate().map(move |(column, &left)| {
-                let height = self.rows.tile.min(whole.height - top);
-                let width = self.columns.tile.min(whole.width - left);
-                ([row, column], Area { top, left, height, width, ..whole })
+            self.columns.starts.iter().enumerate().map(move |(column, &left)| Tile {
+                place: [row, column],
+                start: [top, left],
+                size: [self.rows.tile.min(size[0] - top), self.columns.tile.min(size[1] - left)],
             })
         })
     }
 
-    /// Multiply-adds of all tiles.
-    pub(super) fn work(&self, coder: &impl Coder, whole: Area<'_>) -> u64 {
-        self.tiles(whole).map(|(_, area)| work(coder, area)).sum()
+    /// Output pixels over which a tile fades in from the one above, and from the one to its left.
+    pub(crate) fn blends(&self) -> [usize; 2] {
+        [self.rows.blend, self.columns.blend]
+    }
+
+    /// Rows and columns that a tile contributes to the output at most.
+    pub(crate) fn limits(&self) -> [usize; 2] {
+        [self.rows.limit, self.columns.limit]
+    }
+
+    /// Multiply-adds of all tiles of a video of `[frames, height, width]`.
+    pub(crate) fn work(&self, geometry: &impl Geometry, [frames, height, width]: [usize; 3]) -> u64 {
+        self.tiles([height, width])
+            .map(|Tile { size, .. }| geometry.video_work([frames, size[0], size[1]]))
+            .sum()
     }
 
     /// Codes all tiles and puts them together.
@@ -149,7 +172,8 @@ impl Plan {
         let mut output: Option<Video> = None;
         // The tiles of this row, and those right of the last one in the row above.
         let mut tiles: VecDeque<Video> = VecDeque::new();
-        for ([row, column], area) in self.tiles(whole) {
+        for Tile { place: [row, column], start: [top, left], size } in self.tiles([whole.height, whole.width]) {
+            let area = Area { top, left, height: size[0], width: size[1], ..whole };
             let mut tile = code(coder, area, progress)?;
             // The neighbours are blended already when a tile fades in from them: diffusers does it in place.
             if row > 0 {

@@ -11,12 +11,12 @@ fn load(golden: &Golden) -> AutoencoderKlCogVideoX {
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "the signature of a check")]
-fn go_on(_: f32) -> Result<()> {
+pub(crate) fn go_on(_: f32) -> Result<()> {
     Ok(())
 }
 
 /// The tile sizes that a golden was made with.
-fn tiling(golden: &Golden, key: &str) -> Tiling {
+pub(crate) fn tiling(golden: &Golden, key: &str) -> Tiling {
     let json = &golden.json[key];
     let size = |key: &str| json[key].as_u64().unwrap() as usize;
     let factor = |key: &str| json[key].as_f64().unwrap();
