@@ -4,12 +4,13 @@
 //! `_in_place` or `_into`.
 
 pub mod attention;
+pub mod conv;
 pub mod elementwise;
 pub mod epilogue;
 pub(crate) mod gemm;
-pub mod conv;
 pub mod group_norm;
 pub mod layout;
+pub(crate) mod library;
 pub mod linear;
 mod matmul;
 pub mod norm;
