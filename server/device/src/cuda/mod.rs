@@ -185,11 +185,6 @@ impl Cuda {
         self.stream.0
     }
 
-    /// In the driver's order.
-    pub(crate) fn ordinal(&self) -> usize {
-        self.ordinal
-    }
-
     /// For matrix products, where it is installed.
     pub(crate) fn cublaslt(&self) -> Option<&CublasLt> {
         self.cublaslt.as_ref()

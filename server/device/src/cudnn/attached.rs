@@ -6,7 +6,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Handle, Library, Plan, Plans, Work, Workspace};
+use super::{Handle, Library, Plan, Plans, Timing, Work, Workspace};
 use crate::cuda::Cuda;
 use crate::device::Backend;
 use crate::{Device, Dtype, Error, Result, Tensor};
@@ -66,6 +66,7 @@ impl Cudnn {
         device: &Device,
         cuda: &Cuda,
         work: &Work,
+        workspace_limit_bytes: usize,
         addresses: &[(i64, u64)],
     ) -> Result<bool> {
         cuda.bind()?;
@@ -75,7 +76,8 @@ impl Cudnn {
         let time = |handle: &Handle, plan: &Plan| unsafe { call.time(handle, plan) };
         // SAFETY: as above.
         let execute = |handle: &Handle, plan: &Plan| unsafe { call.execute(handle, plan) };
-        let outcome = plans.run(work, if self.measured { Some(&time) } else { None }, execute);
+        let timing: Option<Timing<'_>> = if self.measured { Some(&time) } else { None };
+        let outcome = plans.run(work, workspace_limit_bytes, timing, execute);
         if matches!(outcome, Err(Error::Call { .. })) {
             // A GPU that faulted says so here.
             cuda.synchronize()?;

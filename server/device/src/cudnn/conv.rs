@@ -30,8 +30,6 @@ pub struct ConvGraph {
 }
 
 impl ConvGraph {
-    /// Workspace that an engine may take; at 720 x 480 with 3 channels most take 44 to 61 MB (cuDNN 9.28).
-    pub const WORKSPACE_LIMIT_BYTES: usize = crate::ops::library::CONV_WORKSPACE_BYTES;
     /// The input's id in an execution.
     pub const X: i64 = 1;
     /// The filters' id.

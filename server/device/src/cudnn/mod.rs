@@ -23,5 +23,5 @@ pub use engine::{Engine, Notes};
 pub use graph::{Operand, Target, TargetDescription};
 pub use library::{Handle, Library};
 pub use plan::{Plan, Workspace, fastest_plan, first_plan};
-pub use plans::{Plans, Work};
+pub use plans::{Plans, Timing, Work};
 pub use sdpa::{SdpaGraph, bshd_strides, fused_qkv_strides};

@@ -24,8 +24,9 @@ pub enum Work {
 /// Plans by their work.
 #[derive(Debug)]
 pub struct Plans {
-    /// Behind the plans: they are dropped first. A model has some dozens, so that a list is looked through.
+    /// A model has some dozens, so that a list is looked through.
     known: Vec<(Work, Option<Plan>)>,
+    /// Behind the plans, which are dropped first.
     handle: Handle,
 }
 
@@ -33,14 +34,6 @@ pub struct Plans {
 pub type Timing<'a> = &'a dyn Fn(&Handle, &Plan) -> Result<Duration>;
 
 impl Work {
-    /// Workspace that an engine may take. Of convolutions those of 3 channels take most, for copies in eights.
-    pub fn workspace_limit_bytes(&self) -> usize {
-        match self {
-            Self::Sdpa(_) => SdpaGraph::WORKSPACE_LIMIT_BYTES,
-            Self::Conv(_) => ConvGraph::WORKSPACE_LIMIT_BYTES,
-        }
-    }
-
     /// As of [`SdpaGraph::engines`] and [`ConvGraph::engines`].
     ///
     /// # Errors
@@ -60,20 +53,21 @@ impl Plans {
     }
 
     /// Does the work by `execute`, which is given its plan; false if cuDNN cannot do it, now or before. The plan is the
-    /// first that can be made, in every process the same; with `timing` the fastest of some.
+    /// first that can be made with that much workspace, in every process the same; with `timing` the fastest of some.
     ///
     /// # Errors
     /// What cuDNN says, unless it is that it does not support the work; what `execute` and `timing` say.
     pub fn run(
         &mut self,
         work: &Work,
+        workspace_limit_bytes: usize,
         timing: Option<Timing<'_>>,
         execute: impl FnOnce(&Handle, &Plan) -> Result<()>,
     ) -> Result<bool> {
         let index = match self.known.iter().position(|(known, _)| known == work) {
             Some(index) => index,
             None => {
-                let plan = self.choose(work, timing)?;
+                let plan = self.choose(work, workspace_limit_bytes, timing)?;
                 self.known.push((work.clone(), plan));
                 self.known.len() - 1
             }
@@ -89,9 +83,8 @@ impl Plans {
         }
     }
 
-    fn choose(&self, work: &Work, timing: Option<Timing<'_>>) -> Result<Option<Plan>> {
+    fn choose(&self, work: &Work, limit_bytes: usize, timing: Option<Timing<'_>>) -> Result<Option<Plan>> {
         let target = Target::Handle(&self.handle);
-        let limit_bytes = work.workspace_limit_bytes();
         let chosen = work.engines(&target).and_then(|engines| match timing {
             None => first_plan(engines, &target, limit_bytes),
             Some(time) => {

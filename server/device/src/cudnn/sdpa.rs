@@ -49,8 +49,6 @@ pub fn bshd_strides(seq: usize, heads: usize, head_dim: usize) -> [usize; 4] {
 }
 
 impl SdpaGraph {
-    /// Workspace that an engine may take; they take 256 bytes at most (cuDNN 9.28).
-    pub const WORKSPACE_LIMIT_BYTES: usize = crate::ops::library::ATTENTION_WORKSPACE_BYTES;
     /// The queries' id in an execution.
     pub const Q: i64 = 1;
     /// The keys' id.

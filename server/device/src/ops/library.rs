@@ -8,10 +8,11 @@ use super::conv::{Conv3d, Window};
 use super::elementwise;
 use crate::{Device, Dtype, Result, Tensor};
 
-/// The most that an attention may take beside its tensors.
-pub(crate) const ATTENTION_WORKSPACE_BYTES: usize = 1 << 20;
-/// The most that a convolution may take beside its tensors.
-pub(crate) const CONV_WORKSPACE_BYTES: usize = 64 << 20;
+/// The most that an attention may take beside its tensors; cuDNN 9.28 takes 256 bytes.
+const ATTENTION_WORKSPACE_BYTES: usize = 1 << 20;
+/// The most that a convolution may take beside its tensors. Those of 3 channels take most, for copies in eights: cuDNN
+/// 9.28 up to 61 MB at 720 x 480.
+const CONV_WORKSPACE_BYTES: usize = 64 << 20;
 
 /// Attends; false if the library cannot, or is not there.
 pub(super) fn attend(call: &Attention<'_>, out: &Tensor) -> Result<bool> {
@@ -28,7 +29,7 @@ pub(super) fn attend(call: &Attention<'_>, out: &Tensor) -> Result<bool> {
         let [q, k, v] = [call.q, call.k, call.v].map(|heads| heads.address());
         let addresses =
             [(SdpaGraph::Q, q), (SdpaGraph::K, k), (SdpaGraph::V, v), (SdpaGraph::O, out.address())];
-        return run(out.device(), &Work::Sdpa(graph), &addresses);
+        return run(out.device(), &Work::Sdpa(graph), ATTENTION_WORKSPACE_BYTES, &addresses);
     }
     Ok(false)
 }
@@ -67,7 +68,7 @@ fn convolve_alone(conv: &Conv3d, input: &Tensor, window: Window, out: &Tensor) -
             (ConvGraph::Y, out.address()),
         ];
         addresses.extend(conv.bias().map(|bias| (ConvGraph::BIAS, bias.address())));
-        return run(out.device(), &Work::Conv(graph), &addresses);
+        return run(out.device(), &Work::Conv(graph), CONV_WORKSPACE_BYTES, &addresses);
     }
     #[cfg(not(feature = "cuda"))]
     let _ = (conv, input, window);
@@ -86,11 +87,16 @@ fn plan(device: &Device, workspace_bytes: usize) -> Result<bool> {
 /// False without the library.
 #[cfg(feature = "cuda")]
 #[expect(unsafe_code, reason = "executions")]
-fn run(device: &Device, work: &crate::cudnn::Work, addresses: &[(i64, u64)]) -> Result<bool> {
+fn run(
+    device: &Device,
+    work: &crate::cudnn::Work,
+    workspace_limit_bytes: usize,
+    addresses: &[(i64, u64)],
+) -> Result<bool> {
     let Some((cuda, cudnn)) = device.as_cuda().and_then(|cuda| Some((cuda, cuda.cudnn()?))) else {
         return Ok(false);
     };
     // SAFETY: the graphs describe the tensors, from which they take their sizes, and which lie on this device; memory is
     // given back in the stream's order.
-    unsafe { cudnn.run(device, cuda, work, addresses) }
+    unsafe { cudnn.run(device, cuda, work, workspace_limit_bytes, addresses) }
 }

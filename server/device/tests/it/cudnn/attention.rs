@@ -1,9 +1,10 @@
 //! The transformers' attention, over queries, keys and values that lie in one tensor.
 
-use device::Dtype;
-use device::cudnn::{SdpaGraph, bshd_strides, fused_qkv_strides};
+use device::cudnn::SdpaGraph;
+use device::ops::attention::{Attention, Heads};
+use device::{Dtype, Tensor};
 
-use super::{Row, for_each_gpu};
+use super::{Row, for_each_gpu, planner};
 
 const HEAD_DIM: usize = 64;
 const TEXT_TOKENS: usize = 226;
@@ -26,20 +27,12 @@ const MODELS: &[Model] = &[
 impl Model {
     fn graph(&self, batch: usize) -> SdpaGraph {
         let seq = TEXT_TOKENS + self.video_tokens;
-        let qkv_strides = fused_qkv_strides(seq, self.heads, HEAD_DIM);
-        SdpaGraph {
-            batch,
-            heads: self.heads,
-            seq_q: seq,
-            seq_kv: seq,
-            head_dim: HEAD_DIM,
-            dtype: self.dtype,
-            scale: 0.125,
-            q_strides: qkv_strides,
-            k_strides: qkv_strides,
-            v_strides: qkv_strides,
-            o_strides: bshd_strides(seq, self.heads, HEAD_DIM),
-        }
+        let width = 3 * self.heads * HEAD_DIM;
+        let qkv = Tensor::empty(&planner(), &[batch, seq, width], self.dtype).expect("no memory is needed");
+        let [q, k, v] = Heads::of_qkv(&qkv).expect("three parts");
+        let (heads, head_dim) = (self.heads, HEAD_DIM);
+        let call = Attention { q, k, v, heads, head_dim, scale: 0.125, bias: None, score_bound: None };
+        call.graph().expect("tensors that fit").expect("a graph for the library")
     }
 }
 
