@@ -51,6 +51,28 @@ fn every_gpu_has_engines_for_every_models_attention() {
     });
 }
 
+/// As in the self-test's cases: the heads of both sizes, lengths that no tile divides.
+#[test]
+fn every_gpu_has_engines_for_heads_of_64_and_128_at_odd_lengths() {
+    for_each_gpu(|gpu, target| {
+        for (head_dim, seq_q, seq_kv) in [(64, 261, 261), (64, 40, 300), (128, 19, 133)] {
+            for dtype in [Dtype::F16, Dtype::Bf16] {
+                let device = planner();
+                let rows = |seq| Tensor::empty(&device, &[2, seq, 2 * head_dim + 8], dtype).unwrap();
+                let (q, kv) = (rows(seq_q), rows(seq_kv));
+                let [q, k, v] = [&q, &kv, &kv].map(|tensor| Heads { tensor, first: 8 });
+                let call =
+                    Attention { q, k, v, heads: 2, head_dim, scale: 0.5, bias: None, score_bound: None };
+                let graph = call.graph().unwrap().expect("a graph for the library");
+                let what = format!("attention {dtype}, {seq_q} x {seq_kv} of {head_dim}");
+                Row::new(graph.engines(target).expect(&what), target, &what).print(gpu, &what);
+                let plain = Attention { head_dim: head_dim / 4, ..call };
+                assert_eq!(plain.graph().unwrap(), None, "{what}");
+            }
+        }
+    });
+}
+
 #[test]
 fn attention_in_nine_operations_is_fused_as_well() {
     for_each_gpu(|gpu, target| {
