@@ -2,8 +2,8 @@
 //!
 //! The library thinks in columns: a row-major `y = x W^T` is its `y^T = W x^T`, so W is its A (transposed), x its B, y
 //! its D, and m and n change places. A plan (descriptors and an algorithm) is kept for each shape; the algorithm is
-//! the fastest of the library's first proposals, measured on the first product of that shape, which overwrites the
-//! result with itself. What the library refuses, some of it at the real product only, is no error but `false`: the
+//! the library's first proposal that works, or if so asked the fastest of its first, measured on the first product of
+//! that shape, which overwrites the result with itself. What the library refuses, some of it at the real product only, is no error but `false`: the
 //! caller has another way. Knows operands, not layers.
 
 mod descriptors;
@@ -41,8 +41,8 @@ const BEST_ALIGNMENT_BYTES: u32 = 256;
 pub(crate) struct CublasLt {
     handle: Handle<sys::cublasLtHandle_t>,
     version: usize,
-    /// Takes the first proposal that works.
-    first_algorithm: bool,
+    /// Measures proposals; otherwise takes the first that works.
+    measured: bool,
     plans: Mutex<HashMap<Key, Option<Plan>>>,
 }
 
@@ -94,7 +94,7 @@ impl CublasLt {
     ///
     /// # Errors
     /// [`Error::Unavailable`] without the library, or with one of another major version.
-    pub(crate) fn new(first_algorithm: bool) -> Result<Self> {
+    pub(crate) fn new(measured: bool) -> Result<Self> {
         // SAFETY: it only tries to load the library.
         if !unsafe { sys::is_culib_present() } {
             return Err(Error::Unavailable("cuBLASLt (libcublasLt.so.13) was not found".to_owned()));
@@ -107,7 +107,7 @@ impl CublasLt {
         }
         let handle = result::create_handle()
             .map_err(|error| Error::Unavailable(format!("cuBLASLt {version}: cublasLtCreate: {error}")))?;
-        Ok(Self { handle: Handle(handle), version, first_algorithm, plans: Mutex::default() })
+        Ok(Self { handle: Handle(handle), version, measured, plans: Mutex::default() })
     }
 
     /// For an operator.
@@ -182,7 +182,7 @@ impl CublasLt {
             if !self.run(cuda, &plan, operands)? {
                 continue;
             }
-            if self.first_algorithm {
+            if !self.measured {
                 return Ok(Some(plan));
             }
             let ms = self.measure(cuda, &plan, operands)?;

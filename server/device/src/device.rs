@@ -50,6 +50,7 @@ pub struct Device(Arc<Inner>);
 struct Inner {
     kind: Kind,
     account: Account,
+    own_kernels: bool,
 }
 
 enum Kind {
@@ -65,14 +66,18 @@ enum Kind {
 pub struct Settings {
     /// Tensors may hold no more than this.
     pub memory_limit_bytes: Option<usize>,
-    /// A library's first proposal is taken wherever it has several algorithms. By default the fastest of some is
-    /// measured when a shape first comes, and two processes may choose differently and round differently.
-    pub first_algorithm: bool,
+    /// Where a library has several algorithms, the fastest of some is measured when a shape first comes, and two
+    /// processes may choose differently and round differently. By default the library's first proposal is taken, so
+    /// that a video that one process began and another resumed has the same bytes.
+    pub measured_algorithms: bool,
+    /// No library is used: this crate's own kernels do all the work.
+    pub own_kernels: bool,
 }
 
 impl Device {
     fn new(kind: Kind, settings: Settings) -> Self {
-        Self(Arc::new(Inner { kind, account: Account::new(settings.memory_limit_bytes) }))
+        let Settings { memory_limit_bytes, own_kernels, .. } = settings;
+        Self(Arc::new(Inner { kind, account: Account::new(memory_limit_bytes), own_kernels }))
     }
 
     /// The GPU with this number, in the driver's order.
@@ -118,6 +123,11 @@ impl Device {
     /// Whether it only counts memory.
     pub fn is_planner(&self) -> bool {
         matches!(self.0.kind, Kind::Planner(_))
+    }
+
+    /// Whether no library may be used.
+    pub(crate) fn own_kernels(&self) -> bool {
+        self.0.own_kernels
     }
 
     /// Whether it is an emulated one.

@@ -33,6 +33,14 @@ pub enum Error {
         /// What it said.
         message: String,
     },
+    /// A library cannot do this piece of work, which has to be done in another way.
+    #[error("{call}: {message}")]
+    Unsupported {
+        /// Which.
+        call: &'static str,
+        /// What it said.
+        message: String,
+    },
     /// An operation was given tensors that do not fit it.
     #[error("{op}: {message}")]
     Shape {

@@ -13,6 +13,7 @@ use cudarc::driver::{DriverError, result, sys};
 
 pub(crate) use self::streams::{CudaEvent, CudaStream, PinnedMemory};
 use crate::cublaslt::CublasLt;
+use crate::cudnn::Cudnn;
 use crate::device::{Backend, Capability, Settings};
 use crate::launch::Launch;
 use crate::{Error, Result};
@@ -36,6 +37,7 @@ pub(crate) struct Cuda {
     modules: Vec<Handle<sys::CUmodule>>,
     functions: Mutex<HashMap<&'static str, Function>>,
     cublaslt: Option<CublasLt>,
+    cudnn: Option<Cudnn>,
     library_notes: Vec<String>,
 }
 
@@ -134,7 +136,16 @@ impl Cuda {
         // SAFETY: the device was given by the driver.
         let pool = check("cuDeviceGetMemPool", unsafe { result::device::get_mem_pool(device) })?;
         let mut library_notes = Vec::new();
-        let cublaslt = noted(CublasLt::new(settings.first_algorithm), CublasLt::note, &mut library_notes);
+        let (mut cublaslt, mut cudnn) = (None, None);
+        if settings.own_kernels {
+            library_notes.push("no libraries, as asked; this program's own kernels do their work".to_owned());
+        } else {
+            let measured = settings.measured_algorithms;
+            cublaslt = noted(CublasLt::new(measured), CublasLt::note, &mut library_notes);
+            // SAFETY: `drop` destroys the stream after the library's handle.
+            let opened = unsafe { Cudnn::new(stream.cast(), measured) };
+            cudnn = noted(opened, Cudnn::note, &mut library_notes);
+        }
         let cuda = Self {
             ordinal,
             name,
@@ -145,6 +156,7 @@ impl Cuda {
             modules: FATBINS.iter().map(|(_, image)| load_module(image)).collect::<Result<_>>()?,
             functions: Mutex::default(),
             cublaslt,
+            cudnn,
             library_notes,
         };
         cuda.keep_freed_memory()?;
@@ -173,14 +185,14 @@ impl Cuda {
         self.stream.0
     }
 
-    /// In the driver's order.
-    pub(crate) fn ordinal(&self) -> usize {
-        self.ordinal
-    }
-
     /// For matrix products, where it is installed.
     pub(crate) fn cublaslt(&self) -> Option<&CublasLt> {
         self.cublaslt.as_ref()
+    }
+
+    /// For attention and convolutions, where it is installed.
+    pub(crate) fn cudnn(&self) -> Option<&Cudnn> {
+        self.cudnn.as_ref()
     }
 
     /// What was found of the optional libraries, a sentence for each.
@@ -353,6 +365,7 @@ impl Drop for Cuda {
         let _ = self.synchronize();
         // While the context still lives.
         self.cublaslt = None;
+        self.cudnn = None;
         // SAFETY: nothing uses the stream or the modules after this; the primary context is the process'.
         unsafe {
             for module in &self.modules {

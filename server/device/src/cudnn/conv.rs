@@ -67,7 +67,7 @@ impl ConvGraph {
     /// The engines for it on this target, best first. All give the same bytes each time, and in f32 none uses TF32.
     ///
     /// # Errors
-    /// [`Error::Shape`] for sizes that it cannot have, [`Error::Call`] if cuDNN has no engine.
+    /// [`Error::Shape`] for sizes that it cannot have, [`Error::Unsupported`] if cuDNN has no engine.
     pub fn engines(&self, target: &Target<'_>) -> Result<Vec<Engine>> {
         let graph = self.graph(target)?;
         let excluded = self.excluded();
@@ -75,7 +75,7 @@ impl ConvGraph {
         engines.extend(graph.engines(target, Search::Fallback, excluded)?);
         if engines.is_empty() {
             let message = format!("no engine for a convolution on this GPU: {self:?}");
-            return Err(Error::Call { call: "cuDNN", message });
+            return Err(Error::Unsupported { call: "cuDNN", message });
         }
         Ok(engines)
     }

@@ -57,7 +57,8 @@ impl Library {
         version_text(self.version())
     }
 
-    /// Turns a status into an error with cuDNN's own words; `subject` is what the call was about.
+    /// Turns a status into an error with cuDNN's own words; `subject` is what the call was about. What cuDNN does not
+    /// support is [`Error::Unsupported`].
     pub(super) fn check(
         &self,
         call: &'static str,
@@ -67,7 +68,11 @@ impl Library {
         if status == sys::SUCCESS {
             return Ok(());
         }
-        Err(Error::Call { call, message: format!("{subject}: status {status}: {}", self.last_error()) })
+        let message = format!("{subject}: status {status}: {}", self.last_error());
+        if status / sys::STATUS_CATEGORY == sys::NOT_SUPPORTED / sys::STATUS_CATEGORY {
+            return Err(Error::Unsupported { call, message });
+        }
+        Err(Error::Call { call, message })
     }
 
     /// What went wrong last on this thread.

@@ -183,7 +183,7 @@ pub fn fastest_plan(
                 fastest = Some((duration, plan));
             }
             Ok(_) => {}
-            Err(error @ Error::Call { .. }) => failure = Some(error),
+            Err(error @ (Error::Call { .. } | Error::Unsupported { .. })) => failure = Some(error),
             Err(error) => return Err(error),
         }
     }
@@ -198,11 +198,11 @@ fn ready(engine: Engine, target: &Target<'_>, workspace_limit_bytes: usize) -> R
             "engine {} needs {needed} bytes of workspace, {workspace_limit_bytes} are allowed",
             plan.engine.number()
         );
-        return Err(Error::Call { call: "cuDNN", message });
+        return Err(Error::Unsupported { call: "cuDNN", message });
     }
     Ok(plan)
 }
 
 fn no_engine() -> Error {
-    Error::Call { call: "cuDNN", message: "no engine to choose from".to_owned() }
+    Error::Unsupported { call: "cuDNN", message: "no engine to choose from".to_owned() }
 }

@@ -61,7 +61,7 @@ impl SdpaGraph {
     /// The engines for it on this target, best first. All give the same bytes each time.
     ///
     /// # Errors
-    /// [`Error::Shape`] for sizes or strides that it cannot have, [`Error::Call`] if cuDNN has no engine.
+    /// [`Error::Shape`] for sizes or strides that it cannot have, [`Error::Unsupported`] if cuDNN has no engine.
     pub fn engines(&self, target: &Target<'_>) -> Result<Vec<Engine>> {
         self.check()?;
         let unified = self.unified(target).and_then(|graph| propose(&graph, target));
@@ -79,7 +79,7 @@ impl SdpaGraph {
         self.check()?;
         let engines = propose(&self.composite(target)?, target)?;
         if engines.is_empty() {
-            return Err(Error::Call {
+            return Err(Error::Unsupported {
                 call: "cuDNN",
                 message: format!(
                     "no engine for attention of {} over {} heads of {}, {} x {} positions, on this GPU",

@@ -1,11 +1,13 @@
 //! Attention over all keys, without a mask, on strided heads: of separate tensors or of a fused `qkv`.
 //!
-//! f16 and bf16 with a `head_dim` of 64 run on tensor cores, everything else plainly. Rounding is PyTorch's: weights
+//! NVIDIA's library attends where [`super::library`] says so. Of the own kernels, f16 and bf16 with a `head_dim` of 64 run
+//! on tensor cores, everything else plainly. Rounding is PyTorch's: weights
 //! are rounded relative to their row's maximum while their sum is not; with a bias (T5) scores, biased scores and
 //! normalised weights are rounded. Must not know where queries and keys come from.
 
 use std::f32::consts::LOG2_E;
 
+use super::library;
 use crate::launch::{FloatKernels, Global, Launch, float_kernels, kernel_args};
 use crate::{Dtype, Error, Result, Tensor};
 
@@ -16,6 +18,8 @@ const THREADS: u32 = 128;
 const PLAIN_QUERIES: usize = 16;
 const PLAIN_KEYS: usize = 32;
 const PLAIN_MAX_HEAD_DIM: usize = 256;
+/// Those of the models that there are; NVIDIA's library takes more.
+const LIBRARY_HEAD_DIMS: [usize; 2] = [64, 128];
 const TENSOR_CORE_HEAD_DIM: usize = 64;
 const TENSOR_CORE_QUERIES: usize = 128;
 /// One tile of queries and two of 64 keys and 64 values each.
@@ -68,6 +72,12 @@ impl<'a> Heads<'a> {
     fn args(&self) -> HeadsArgs {
         let row = self.tensor.dims().last().copied().unwrap_or(0);
         HeadsArgs { data: self.tensor.global(), first: self.first as u64, row: row as u64 }
+    }
+
+    /// Of head 0 of the first row.
+    #[cfg(feature = "cuda")]
+    pub(super) fn address(&self) -> u64 {
+        self.tensor.address() + (self.first * self.tensor.dtype().bytes()) as u64
     }
 
     /// Whether every head of every row begins on a boundary of [`COPY_BYTES`].
@@ -123,6 +133,9 @@ impl Attention<'_> {
         let plain = PLAIN.of(OP, tensor.dtype())?;
         let dims = [sizes.batch, sizes.seq_q, self.heads * self.head_dim];
         let out = Tensor::empty(tensor.device(), &dims, tensor.dtype())?;
+        if library::attend(self, &out)? {
+            return Ok(out);
+        }
         let (kernel, queries, shared_bytes, offset) = match self.tensor_core_kernel() {
             Some((kernel, offset)) => {
                 let shared_bytes = TENSOR_CORE_ROWS * TENSOR_CORE_HEAD_DIM * tensor.dtype().bytes();
@@ -178,6 +191,44 @@ impl Attention<'_> {
             self.q.tensor.device().expect_same(OP, bias.device())?;
         }
         Ok(Sizes { batch, seq_q, seq_kv })
+    }
+
+    /// Whether it is of a kind that NVIDIA's library attends to.
+    pub(super) fn suits_library(&self) -> bool {
+        let half = matches!(self.q.tensor.dtype(), Dtype::F16 | Dtype::Bf16);
+        half && self.bias.is_none()
+            && LIBRARY_HEAD_DIMS.contains(&self.head_dim)
+            && [self.q, self.k, self.v].iter().all(Heads::is_aligned)
+    }
+
+    /// What NVIDIA's library is asked for this call; none if it is not asked.
+    ///
+    /// # Errors
+    /// As of [`Self::forward`].
+    #[cfg(feature = "cuda")]
+    pub fn graph(&self) -> Result<Option<crate::cudnn::SdpaGraph>> {
+        let Sizes { batch, seq_q, seq_kv } = self.sizes()?;
+        if !self.suits_library() {
+            return Ok(None);
+        }
+        let Self { heads, head_dim, scale, .. } = *self;
+        let strides = |part: Heads<'_>, seq: usize| {
+            let row = part.tensor.dims().last().copied().unwrap_or(0);
+            [seq * row, head_dim, row, 1]
+        };
+        Ok(Some(crate::cudnn::SdpaGraph {
+            batch,
+            heads,
+            seq_q,
+            seq_kv,
+            head_dim,
+            dtype: self.q.tensor.dtype(),
+            scale,
+            q_strides: strides(self.q, seq_q),
+            k_strides: strides(self.k, seq_kv),
+            v_strides: strides(self.v, seq_kv),
+            o_strides: crate::cudnn::bshd_strides(seq_q, heads, head_dim),
+        }))
     }
 
     /// The kernel on tensor cores that can take this, and its offset.

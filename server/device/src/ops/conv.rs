@@ -2,9 +2,11 @@
 //!
 //! Sums are `f32`; a half-precision result is rounded once, bias included, and once more after a residual is added.
 //! An input brings its padding in time along, so that a causal convolution's cached frames are copied where its norm
-//! writes; zeros around a frame are the kernel's. Which kernel computes is decided in one place, `Engine::choose`.
+//! writes; zeros around a frame are the kernel's. NVIDIA's library convolves where [`super::library`] says
+//! so; which of the own kernels does otherwise is decided in one place, `Engine::choose`.
 //! Must not know the autoencoder.
 
+use super::library;
 use crate::launch::{FloatKernels, Global, Launch, float_kernels, kernel_args};
 use crate::{Dtype, Error, Result, Tensor};
 
@@ -156,6 +158,53 @@ impl Conv3d {
         height as u64 * width as u64 * self.weight.len() as u64
     }
 
+    /// `[outs, kt, kh, kw, channels]`.
+    #[cfg(feature = "cuda")]
+    pub(super) fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// `[outs]`.
+    #[cfg(feature = "cuda")]
+    pub(super) fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
+    /// Whether NVIDIA's library can read the tensors as they are. It would need an enlarged input in memory, where an own
+    /// kernel reads it from the small one.
+    pub(super) fn suits_library(&self, input: &Tensor, window: Window) -> bool {
+        let tensors = [Some(input), Some(&self.weight), self.bias.as_ref()];
+        !window.enlarged
+            && tensors
+                .into_iter()
+                .flatten()
+                .all(|tensor| tensor.dtype().is_float() && tensor.address().is_multiple_of(16))
+    }
+
+    /// What NVIDIA's library is asked for this call; none if it is not asked.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for an input of other dimensions.
+    #[cfg(feature = "cuda")]
+    pub fn graph(&self, input: &Tensor, window: Window) -> Result<Option<crate::cudnn::ConvGraph>> {
+        let [outs, kt, kh, kw, channels] = self.weight.dims_n::<5>(OP)?;
+        let [frames, height, width, _] = input.dims_n::<4>(OP)?;
+        if !self.suits_library(input, window) {
+            return Ok(None);
+        }
+        let [[top, bottom], [left, right]] = window.padding;
+        Ok(Some(crate::cudnn::ConvGraph {
+            input: [1, channels, frames, height, width],
+            out_channels: outs,
+            kernel: [kt, kh, kw],
+            pre_padding: [0, top, left],
+            post_padding: [0, bottom, right],
+            strides: [1, window.stride, window.stride],
+            dtype: input.dtype(),
+            bias: self.bias.is_some(),
+        }))
+    }
+
     /// `[t, h', w', outs]` of an input `[t + kt - 1, h, w, channels]`; `residual`, of the output's shape, is added after
     /// rounding.
     ///
@@ -179,6 +228,9 @@ impl Conv3d {
             expect(&self.weight, residual, "residual", &dims)?;
         }
         let out = Tensor::empty(input.device(), &dims, input.dtype())?;
+        if library::convolve(self, input, window, residual, &out)? {
+            return Ok(out);
+        }
         let args = ConvArgs {
             input: input.global(),
             weight: self.weight.global(),

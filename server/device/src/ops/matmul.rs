@@ -101,12 +101,13 @@ fn fp8(product: &Product<'_>, Sizes { m, n, k }: Sizes) -> Result<bool> {
 
 #[cfg(feature = "cuda")]
 fn has_library(device: &Device) -> bool {
-    device.is_planner() || device.as_cuda().is_some_and(|cuda| cuda.cublaslt().is_some())
+    (device.is_planner() && !device.own_kernels())
+        || device.as_cuda().is_some_and(|cuda| cuda.cublaslt().is_some())
 }
 
 #[cfg(not(feature = "cuda"))]
 fn has_library(device: &Device) -> bool {
-    device.is_planner()
+    device.is_planner() && !device.own_kernels()
 }
 
 /// What NVIDIA's manual recommends; the library may choose algorithms that need less.

@@ -10,6 +10,7 @@ pub mod epilogue;
 pub(crate) mod gemm;
 pub mod group_norm;
 pub mod layout;
+pub(crate) mod library;
 pub mod linear;
 mod matmul;
 pub mod norm;

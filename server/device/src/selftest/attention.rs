@@ -143,6 +143,8 @@ fn plain(cases: &mut Vec<Case>, dtype: Dtype) {
         Shape { batch: 1, seq_q: 1, seq_kv: 1, heads: 1, head_dim: 1, first: 0, spare: 8 },
         Shape { batch: 1, seq_q: 3, seq_kv: 65, heads: 1, head_dim: 256, first: 0, spare: 8 },
         Shape { batch: 1, seq_q: 5, seq_kv: 32, heads: 2, head_dim: 35, first: 1, spare: 8 },
+        // For NVIDIA's library alone.
+        Shape { batch: 2, seq_q: 19, seq_kv: 133, heads: 1, head_dim: 128, first: 0, spare: 8 },
         // What tensor cores would take, but for where heads or rows begin.
         Shape { batch: 1, seq_q: 5, seq_kv: 7, heads: 2, head_dim: 64, first: 4, spare: 4 },
         Shape { batch: 1, seq_q: 5, seq_kv: 7, heads: 2, head_dim: 64, first: 0, spare: 4 },
@@ -171,6 +173,9 @@ fn tensor_core(cases: &mut Vec<Case>, dtype: Dtype) {
         Shape { batch: 2, seq_q: 5, seq_kv: 129, heads: 2, head_dim: 64, first: 8, spare: 8 },
         Shape { batch: 1, seq_q: 64, seq_kv: 64, heads: 1, head_dim: 64, first: 0, spare: 8 },
         Shape { batch: 1, seq_q: 1, seq_kv: 1, heads: 3, head_dim: 64, first: 0, spare: 8 },
+        // Lengths beyond the tiles of NVIDIA's library, which are no multiples of them.
+        Shape { batch: 1, seq_q: 261, seq_kv: 261, heads: 1, head_dim: 64, first: 0, spare: 8 },
+        Shape { batch: 1, seq_q: 40, seq_kv: 300, heads: 2, head_dim: 64, first: 8, spare: 0 },
     ] {
         let name = format!("attention tensor core {dtype} {}x{}", shape.seq_q, shape.seq_kv);
         cases.push(Case::new(name, move |device| Inputs::new(shape, dtype).outcome(device)));

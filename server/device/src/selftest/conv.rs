@@ -27,6 +27,8 @@ pub(super) fn add(cases: &mut Vec<Case>) {
         (Window::SAME, shape([8, 24], [2, 3, 3], [2, 9, 17])),
         (Window::HALVING, shape([8, 8], [1, 3, 3], [2, 7, 6])),
         (Window::DOUBLING, shape([16, 8], [1, 3, 3], [1, 3, 5])),
+        (Window::SAME, shape([16, 8], [3, 3, 3], [4, 5, 6])),
+        (Window::HALVING, shape([8, 16], [1, 3, 3], [3, 8, 6])),
         (Window::POINTWISE, shape([40, 136], [1, 1, 1], [1, 3, 3])),
     ] {
         for dtype in FLOATS {

@@ -20,11 +20,13 @@ mod video;
 
 use crate::{Device, Result};
 
+type Run = dyn Fn(&Device) -> Result<Outcome>;
+
 /// One comparison of an operation with its reference.
 pub struct Case {
     /// Operation, dtype and size.
     pub name: String,
-    run: Box<dyn Fn(&Device) -> Result<Outcome>>,
+    run: Box<Run>,
 }
 
 /// What a comparison found.

@@ -17,7 +17,7 @@ pub(super) fn add(cases: &mut Vec<Case>) {
     cases.push(Case::new("random normal by seed", |device| {
         let draw = |seed| normal(device, &[100], crate::Dtype::F32, 1.0, seed)?.to_vec::<f32>();
         let (first, again, other) = (draw(1)?, draw(1)?, draw(2)?);
-        let equal = first.iter().zip(&other).filter(|(a, b)| a == b).count();
+        let equal = first.iter().zip(&other).filter(|(a, b)| a.to_bits() == b.to_bits()).count();
         Ok(Outcome { error: Outcome::exact(&first, &again).error + equal as f64, bound: 0.0 })
     }));
 }

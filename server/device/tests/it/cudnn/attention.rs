@@ -1,9 +1,10 @@
 //! The transformers' attention, over queries, keys and values that lie in one tensor.
 
-use device::Dtype;
-use device::cudnn::{SdpaGraph, bshd_strides, fused_qkv_strides};
+use device::cudnn::SdpaGraph;
+use device::ops::attention::{Attention, Heads};
+use device::{Dtype, Tensor};
 
-use super::{Row, for_each_gpu};
+use super::{Row, for_each_gpu, planner};
 
 const HEAD_DIM: usize = 64;
 const TEXT_TOKENS: usize = 226;
@@ -26,20 +27,12 @@ const MODELS: &[Model] = &[
 impl Model {
     fn graph(&self, batch: usize) -> SdpaGraph {
         let seq = TEXT_TOKENS + self.video_tokens;
-        let qkv_strides = fused_qkv_strides(seq, self.heads, HEAD_DIM);
-        SdpaGraph {
-            batch,
-            heads: self.heads,
-            seq_q: seq,
-            seq_kv: seq,
-            head_dim: HEAD_DIM,
-            dtype: self.dtype,
-            scale: 0.125,
-            q_strides: qkv_strides,
-            k_strides: qkv_strides,
-            v_strides: qkv_strides,
-            o_strides: bshd_strides(seq, self.heads, HEAD_DIM),
-        }
+        let width = 3 * self.heads * HEAD_DIM;
+        let qkv = Tensor::empty(&planner(), &[batch, seq, width], self.dtype).expect("no memory is needed");
+        let [q, k, v] = Heads::of_qkv(&qkv).expect("three parts");
+        let (heads, head_dim) = (self.heads, HEAD_DIM);
+        let call = Attention { q, k, v, heads, head_dim, scale: 0.125, bias: None, score_bound: None };
+        call.graph().expect("tensors that fit").expect("a graph for the library")
     }
 }
 
@@ -53,6 +46,28 @@ fn every_gpu_has_engines_for_every_models_attention() {
                     model.graph(batch).engines(target).unwrap_or_else(|error| panic!("{what}: {error}"));
                 assert_eq!(engines[0].graph_name(), "sdpa", "{}: {what}", gpu.arch);
                 Row::new(engines, target, &what).print(gpu, &what);
+            }
+        }
+    });
+}
+
+/// As in the self-test's cases: the heads of both sizes, lengths that no tile divides.
+#[test]
+fn every_gpu_has_engines_for_heads_of_64_and_128_at_odd_lengths() {
+    for_each_gpu(|gpu, target| {
+        for (head_dim, seq_q, seq_kv) in [(64, 261, 261), (64, 40, 300), (128, 19, 133)] {
+            for dtype in [Dtype::F16, Dtype::Bf16] {
+                let device = planner();
+                let rows = |seq| Tensor::empty(&device, &[2, seq, 2 * head_dim + 8], dtype).unwrap();
+                let (q, kv) = (rows(seq_q), rows(seq_kv));
+                let [q, k, v] = [&q, &kv, &kv].map(|tensor| Heads { tensor, first: 8 });
+                let call =
+                    Attention { q, k, v, heads: 2, head_dim, scale: 0.5, bias: None, score_bound: None };
+                let graph = call.graph().unwrap().expect("a graph for the library");
+                let what = format!("attention {dtype}, {seq_q} x {seq_kv} of {head_dim}");
+                Row::new(graph.engines(target).expect(&what), target, &what).print(gpu, &what);
+                let plain = Attention { head_dim: head_dim / 4, ..call };
+                assert_eq!(plain.graph().unwrap(), None, "{what}");
             }
         }
     });

@@ -1,9 +1,12 @@
 //! What an execution hands to cuDNN, shown by a stand-in for it.
 #![expect(unsafe_code, reason = "executions are unsafe; the stand-in looks at no address")]
 
-use device::Dtype;
+use device::{Dtype, Error};
+use std::cell::Cell;
+use std::time::Duration;
+
 use device::cudnn::{
-    ConvGraph, Handle, Library, Plan, SdpaGraph, Target, Workspace, bshd_strides, first_plan,
+    ConvGraph, Handle, Library, Plan, Plans, SdpaGraph, Target, Work, Workspace, bshd_strides, first_plan,
     fused_qkv_strides,
 };
 
@@ -175,4 +178,45 @@ fn engines_that_vary_or_round_are_not_offered() {
         let attention = attention().engines(&target).unwrap().len();
         assert_eq!(attention, if [1, 2, 4].contains(&note) { 1 } else { 2 }, "note {note}");
     }
+}
+
+#[test]
+fn a_plan_is_made_once_for_each_graph_and_a_refusal_is_remembered() {
+    let mut plans = Plans::new(handle(&library(&[]), 0));
+    let work = Work::Sdpa(attention());
+    let called = Cell::new(0);
+    let mut run = |work: &Work, limit_bytes, outcome: device::Result<()>| {
+        plans.run(work, limit_bytes, None, |_, plan| {
+            assert_eq!(plan.engine().number(), 0, "the first");
+            called.set(called.get() + 1);
+            outcome
+        })
+    };
+    assert!(run(&work, 512, Ok(())).unwrap());
+    // The limit counts only when a plan is made: this one was kept.
+    assert!(run(&work, 511, Ok(())).unwrap());
+    let broken = Error::Call { call: "test", message: "broken".to_owned() };
+    assert!(matches!(run(&work, 512, Err(broken)), Err(Error::Call { .. })));
+    let refused = Error::Unsupported { call: "test", message: "refused".to_owned() };
+    assert!(!run(&work, 512, Err(refused)).unwrap());
+    assert!(!run(&work, 512, Ok(())).unwrap());
+    assert_eq!(called.get(), 4, "a refused one is not executed again");
+    // Others are graphs of their own; one without a plan is refused.
+    let other = Work::Sdpa(SdpaGraph { scale: 0.25, ..attention() });
+    assert!(run(&other, 512, Ok(())).unwrap());
+    let convolution = Work::Conv(convolution(Dtype::F16));
+    assert!(!run(&convolution, 511, Ok(())).unwrap());
+    assert!(!run(&convolution, 512, Ok(())).unwrap());
+    assert_eq!(called.get(), 5);
+}
+
+#[test]
+fn measured_plans_are_the_fastest() {
+    let mut plans = Plans::new(handle(&library(&[]), 0));
+    let time = |_: &Handle, plan: &Plan| Ok(Duration::from_millis(2 - plan.engine().number() as u64));
+    let done = plans.run(&Work::Sdpa(attention()), 512, Some(&time), |_, plan| {
+        assert_eq!(plan.engine().number(), 1);
+        Ok(())
+    });
+    assert!(done.unwrap());
 }

@@ -16,11 +16,17 @@ mod vae;
 use std::path::PathBuf;
 
 use device::cudnn::{Engine, Library, Notes, Target, TargetDescription, first_plan};
+use device::{Capability, Device, Settings};
 
 use gpus::{GPUS, Gpu};
 
 /// The video memory that a convolution or attention may take besides its tensors.
 const WORKSPACE_LIMIT_BYTES: usize = 512 << 20;
+
+/// A device for tensors that are only described.
+fn planner() -> Device {
+    Device::planner(Capability { major: 9, minor: 0 }, 1 << 40, Settings::default())
+}
 
 /// cuDNN, if it is there; it must be where it is said to be.
 #[expect(clippy::print_stdout, reason = "a skipped test says so")]

@@ -1,7 +1,10 @@
 //! Every convolution of the published VAE, by the shapes that flow through it.
 
-use device::Dtype;
 use device::cudnn::ConvGraph;
+use device::ops::conv::{Conv3d, Window};
+use device::{Dtype, Tensor};
+
+use super::planner;
 
 /// Channels by block, from the pictures' side.
 const BLOCKS: [usize; 4] = [128, 256, 256, 512];
@@ -35,7 +38,7 @@ impl Walk {
                 let [frames, height, width] = walk.size;
                 let doubles = index < TEMPORAL_LEVELS && frames > 1;
                 walk.size = [if doubles { 2 * frames - frames % 2 } else { frames }, 2 * height, 2 * width];
-                walk.add(&format!("up {index} upsampler"), out, out, [1, 3, 3], [0, 1, 1]);
+                // The upsampler itself reads an enlarged input, which is no work for the library.
             }
         }
         walk.causal("conv_out", channels, 3);
@@ -77,31 +80,27 @@ impl Walk {
         self.size = size;
     }
 
-    fn add(&mut self, name: &str, channels: usize, out_channels: usize, kernel: Size, padding: Size) {
-        let graph = self.graph(channels, out_channels, kernel);
-        self.push(name, ConvGraph { pre_padding: padding, post_padding: padding, ..graph });
+    fn add(&mut self, name: &str, channels: usize, outs: usize, kernel: Size, [_, top, left]: Size) {
+        let window = Window { padding: [[top; 2], [left; 2]], stride: 1, enlarged: false };
+        self.convolve(name, [channels, outs], kernel, window);
     }
 
     fn downsampler(&mut self, name: &str, channels: usize, halves_frames: bool) {
         let [frames, height, width] = self.size;
         self.size[0] = if halves_frames { frames.div_ceil(2) } else { frames };
-        let graph = self.graph(channels, channels, [1, 3, 3]);
-        self.push(name, ConvGraph { post_padding: [0, 1, 1], strides: [1, 2, 2], ..graph });
+        self.convolve(name, [channels; 2], [1, 3, 3], Window::HALVING);
         self.size = [self.size[0], height / 2, width / 2];
     }
 
-    fn graph(&self, channels: usize, out_channels: usize, kernel: Size) -> ConvGraph {
+    /// What the operation asks the library for.
+    fn convolve(&mut self, name: &str, [channels, outs]: [usize; 2], [kt, kh, kw]: Size, window: Window) {
+        let device = planner();
+        let tensor = |dims: &[usize]| Tensor::empty(&device, dims, self.dtype).expect("no memory is needed");
         let [frames, height, width] = self.size;
-        ConvGraph {
-            input: [1, channels, frames, height, width],
-            out_channels,
-            kernel,
-            pre_padding: [0; 3],
-            post_padding: [0; 3],
-            strides: [1; 3],
-            dtype: self.dtype,
-            bias: true,
-        }
+        let conv =
+            Conv3d::new(tensor(&[outs, kt, kh, kw, channels]), Some(tensor(&[outs]))).expect("a filter");
+        let graph = conv.graph(&tensor(&[frames, height, width, channels]), window).expect("an input");
+        self.push(name, graph.expect("a graph for the library"));
     }
 
     fn push(&mut self, name: &str, graph: ConvGraph) {

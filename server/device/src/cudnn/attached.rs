@@ -1,0 +1,118 @@
+//! cuDNN on a [`Cuda`] device: its handle on the device's stream, workspaces from the device's own memory.
+//!
+//! A workspace is a tensor that lives for one call: the device's pool gives the same memory again, and it is counted.
+//! Relies on [`super::plans`]; must not know which work is worth giving to cuDNN.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::{Handle, Library, Plan, Plans, Timing, Work, Workspace};
+use crate::cuda::Cuda;
+use crate::device::Backend;
+use crate::{Device, Dtype, Error, Result, Tensor};
+
+const WARM_UP_RUNS: usize = 2;
+const MEASURED_RUNS: usize = 5;
+
+/// The library, ready for one GPU.
+#[derive(Debug)]
+pub(crate) struct Cudnn {
+    version: String,
+    /// Measures engines; otherwise takes the first.
+    measured: bool,
+    plans: Mutex<Plans>,
+}
+
+/// One call on a device.
+struct Call<'a> {
+    device: &'a Device,
+    cuda: &'a Cuda,
+    addresses: &'a [(i64, u64)],
+}
+
+impl Cudnn {
+    /// For the GPU that is the calling thread's.
+    ///
+    /// # Safety
+    /// The stream is of that GPU and outlives the result.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] without the library, with an older one, or if it does not take the GPU.
+    #[expect(unsafe_code, reason = "the caller's promise is handed on")]
+    pub(crate) unsafe fn new(stream: *mut std::ffi::c_void, measured: bool) -> Result<Self> {
+        let library = Library::open(None)?;
+        let version = library.version_text();
+        // SAFETY: the caller's promise.
+        let handle = unsafe { Handle::new(&library, stream) }
+            .map_err(|error| Error::Unavailable(format!("cuDNN {version}: {error}")))?;
+        Ok(Self { version, measured, plans: Mutex::new(Plans::new(handle)) })
+    }
+
+    /// For an operator.
+    pub(crate) fn note(&self) -> String {
+        format!("cuDNN {}", self.version)
+    }
+
+    /// Enqueues the work; false if the library cannot do it. `addresses` are of the operands, by their ids.
+    ///
+    /// # Safety
+    /// As of [`Plan::execute`], for operands on `device`, whose library this is.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if the GPU faulted, [`Error::OutOfMemory`] for a workspace, otherwise what cuDNN says.
+    #[expect(unsafe_code, reason = "the caller's promise is handed on")]
+    pub(crate) unsafe fn run(
+        &self,
+        device: &Device,
+        cuda: &Cuda,
+        work: &Work,
+        workspace_limit_bytes: usize,
+        addresses: &[(i64, u64)],
+    ) -> Result<bool> {
+        cuda.bind()?;
+        let call = Call { device, cuda, addresses };
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the caller's promise.
+        let time = |handle: &Handle, plan: &Plan| unsafe { call.time(handle, plan) };
+        // SAFETY: as above.
+        let execute = |handle: &Handle, plan: &Plan| unsafe { call.execute(handle, plan) };
+        let timing: Option<Timing<'_>> = if self.measured { Some(&time) } else { None };
+        let outcome = plans.run(work, workspace_limit_bytes, timing, execute);
+        if matches!(outcome, Err(Error::Call { .. })) {
+            // A GPU that faulted says so here.
+            cuda.synchronize()?;
+        }
+        outcome
+    }
+}
+
+#[expect(unsafe_code, reason = "executions")]
+impl Call<'_> {
+    /// # Safety
+    /// As of [`Cudnn::run`].
+    unsafe fn execute(&self, handle: &Handle, plan: &Plan) -> Result<()> {
+        let workspace = Tensor::empty(self.device, &[plan.workspace_bytes()], Dtype::U8)?;
+        let bytes = Workspace { address: workspace.address(), bytes: workspace.bytes() };
+        // SAFETY: the caller's promise; the workspace is given back in the stream's order.
+        unsafe { plan.execute(handle, self.addresses, bytes) }
+    }
+
+    /// Of one execution, the mean of some.
+    ///
+    /// # Safety
+    /// As of [`Cudnn::run`].
+    unsafe fn time(&self, handle: &Handle, plan: &Plan) -> Result<Duration> {
+        for _ in 0..WARM_UP_RUNS {
+            // SAFETY: the caller's promise.
+            unsafe { self.execute(handle, plan) }?;
+        }
+        let start = self.cuda.record_event(self.cuda.stream())?;
+        for _ in 0..MEASURED_RUNS {
+            // SAFETY: the caller's promise.
+            unsafe { self.execute(handle, plan) }?;
+        }
+        let end = self.cuda.record_event(self.cuda.stream())?;
+        end.synchronize()?;
+        Ok(Duration::from_secs_f64(start.milliseconds_to(&end)? / 1e3 / MEASURED_RUNS as f64))
+    }
+}
