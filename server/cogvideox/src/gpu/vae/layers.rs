@@ -174,7 +174,7 @@ impl Norm {
 fn load_condition(scope: &Scope<'_>, [latent_channels, channels]: [usize; 2]) -> Result<Conv3d> {
     let dtype = dtype_of(scope.dtype())?;
     let stored = [channels, latent_channels, 1, 1, 1];
-    let [factor, summand] = ["conv_y", "conv_b"].map(|name| {
+    let [factor, summand] = ["conv_y", "conv_b"].map(|name| -> Result<[Tensor; 2]> {
         let scope = scope.pp(name).pp("conv");
         Ok([
             scope.tensor_as("weight", &stored, &[channels, 1, 1, 1, latent_channels])?,
