@@ -19,7 +19,7 @@ mod vae;
 use device::ops::linear::{EightBit, Linear};
 
 pub use self::load::{GpuOptions, Placement};
-pub use self::plan::{Job, MemoryPlan, Planner};
+pub use self::plan::{ChosenPlan, Job, MemoryPlan, Planner};
 pub use self::preset::Preset;
 pub use self::streaming::Residence;
 use crate::Result;
