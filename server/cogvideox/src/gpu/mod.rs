@@ -4,6 +4,7 @@
 //! `device` crate. Tensors cross to the host at the seams of [`crate::pipeline`] only. Must not know how a device
 //! computes, or anything of requests.
 
+pub mod bench;
 mod block;
 mod load;
 mod plan;
