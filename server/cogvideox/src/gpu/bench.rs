@@ -143,9 +143,7 @@ impl Bench {
         let residence = self.plan.text_encoder;
         let model = GpuTextEncoder::load(config, &Source::Random, self.dtype, &self.device, residence)?;
         let ids = vec![0; self.preset.job().text_tokens];
-        self.measured(REPETITIONS, || {
-            (0..2).try_for_each(|_| model.forward(&ids, &mut || Ok(())).map(drop))
-        })
+        self.measured(REPETITIONS, || (0..2).try_for_each(|_| model.forward(&ids, &mut || Ok(())).map(drop)))
     }
 
     /// Of a step's linear layers: `24 d²` a token and layer.
