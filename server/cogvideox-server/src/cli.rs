@@ -7,9 +7,10 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{Config, DeviceSpec, LoadOptions};
+use crate::config::{Config, DeviceSpec, LoadOptions, MemoryLimit};
 use crate::generate::Generate;
 use crate::keys::Keys;
+use crate::selftest::Selftest;
 use crate::serve;
 use crate::tokenize::Tokenize;
 
@@ -36,9 +37,12 @@ pub enum Command {
         /// A model folder in diffusers' layout, or "demo"; the configured model if not given.
         #[arg(long, value_name = "DIR")]
         model: Option<String>,
-        /// cpu, cuda or cuda:N, a worker for each; may be repeated; the configured ones if not given.
+        /// cpu, cuda, cuda:N or cuda:N+cuda:M, a worker for each; may be repeated; the configured ones if not given.
         #[arg(long, value_name = "DEVICE", value_delimiter = ',')]
         device: Vec<DeviceSpec>,
+        /// What tensors may take of a GPU's memory, as in 8GiB; the configured limit if not given.
+        #[arg(long, value_name = "SIZE")]
+        memory_limit: Option<MemoryLimit>,
         /// Take prompts, but begin no video before the queue is resumed (POST /v1/queue/resume).
         #[arg(long)]
         start_paused: bool,
@@ -50,6 +54,8 @@ pub enum Command {
     Generate(Box<Generate>),
     /// Read one JSON string a line on stdin and print its token ids.
     Tokenize(Tokenize),
+    /// Check every kernel against its reference on a device.
+    Selftest(Selftest),
     /// Print the OpenAPI description of the HTTP interface.
     Openapi,
     /// Print the configuration that the layers come to, or say what is wrong with it.
@@ -74,16 +80,20 @@ impl Cli {
         environment: impl IntoIterator<Item = (OsString, OsString)>,
         mut stdio: Stdio<impl BufRead, impl Write>,
     ) -> anyhow::Result<()> {
-        if let Command::Serve { model, device, .. } = &self.command {
+        if let Command::Serve { model, device, memory_limit, .. } = &self.command {
             self.set.extend(model.iter().map(|model| ("model.path".to_owned(), model.clone())));
+            let limit =
+                memory_limit.map(|limit| ("model.memory_limit_mib".to_owned(), limit.mib.to_string()));
+            self.set.extend(limit);
             if !device.is_empty() {
                 let devices: Vec<String> = device.iter().map(DeviceSpec::to_string).collect();
                 self.set.push(("model.device".to_owned(), devices.join(",")));
             }
         }
-        if let Command::Openapi = self.command {
-            write!(stdio.stdout, "{}", api::openapi_yaml())?;
-            return Ok(());
+        match &self.command {
+            Command::Openapi => return Ok(write!(stdio.stdout, "{}", api::openapi_yaml())?),
+            Command::Selftest(selftest) => return selftest.run(&mut stdio.stdout),
+            _ => {}
         }
         let config = Config::load(&LoadOptions { file: self.config, overrides: self.set }, environment)?;
         match self.command {
@@ -92,7 +102,7 @@ impl Cli {
             Command::Generate(generate) => generate.run(config, &mut stdio.stdout)?,
             Command::Tokenize(tokenize) => tokenize.run(config, stdio.stdin, &mut stdio.stdout)?,
             Command::CheckConfig => write!(stdio.stdout, "{}", config.to_toml()?)?,
-            Command::Openapi => {}
+            Command::Openapi | Command::Selftest(_) => {}
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use cogvideox::{Event, GenerationParams, ModelDefaults, VideoFrames};
 
 use crate::config::{self, Config, ModelPath};
 use crate::dump::Dump;
-use crate::model::ModelSource;
+use crate::model::{Loaded, ModelSource};
 use crate::terminal::{Progress, Update};
 
 /// Generate one video from the command line.
@@ -60,12 +60,15 @@ pub struct Generate {
     /// The same seed gives the same video, here and in diffusers; random if not given.
     #[arg(long)]
     seed: Option<u64>,
-    /// f32, f16 or bf16; the configured one if not given.
+    /// What to compute in; the configured one if not given.
     #[arg(long)]
     dtype: Option<config::DType>,
-    /// cpu, cuda or cuda:N; the first of those configured if not given.
+    /// cpu, cuda, cuda:N or cuda:N+cuda:M; the first of those configured if not given.
     #[arg(long)]
     device: Option<config::DeviceSpec>,
+    /// What tensors may take of a GPU's memory, as in 8GiB; the configured limit if not given.
+    #[arg(long, value_name = "SIZE")]
+    memory_limit: Option<config::MemoryLimit>,
     /// Decode in overlapping tiles, for less memory.
     #[arg(long)]
     vae_tiling: bool,
@@ -91,17 +94,23 @@ impl Generate {
         }
         config.model.dtype = self.dtype.unwrap_or(config.model.dtype);
         config.model.device = self.device.map_or(config.model.device, |device| vec![device]);
+        if let Some(limit) = self.memory_limit {
+            config.model.memory_limit_mib = limit.mib;
+        }
         check_writable(&self.output)?;
         let source = ModelSource::new(&config.model);
         let interrupted = interrupted_by_ctrl_c()?;
 
         let mut progress = Progress::stderr();
         progress.update(Update::Stage("load_model"));
-        let pipeline = source.load()?;
+        let Loaded { pipeline, memory, .. } = source.load()?;
         let defaults = &pipeline.description().defaults;
         let params = self.params(defaults, config.model.vae_tiling)?;
         for warning in warnings(&params, defaults).into_iter().chain(source.notice()) {
             note(&format!("warning: {warning}"));
+        }
+        if let Some(memory) = memory {
+            note(&memory.to_string());
         }
         note(&format!("seed {}", params.seed));
 

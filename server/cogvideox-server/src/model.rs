@@ -3,18 +3,21 @@
 //! Translation only, between the words of the model crate and those of the queue, the worker and the API.
 
 use std::ops::ControlFlow;
+use std::path::Path;
+
 use std::time::UNIX_EPOCH;
 
 use anyhow::bail;
 use api::{CountTokens, FrameLattice, ModelCard, Size, StepRule};
 use candle_core::{DType, Device};
+use cogvideox::gpu::{ChosenPlan, GpuOptions, MemoryPlan, Precision};
 use cogvideox::scheduler::SchedulerKind;
 use cogvideox::{Checkpoint, CogVideoXPipeline, Event, GenerationParams, ModelDescription, Tokenizer};
 use queue::VideoParams;
 use worker::{DenoiseState, GenerateError, Generated, Generator, Picture, Progress, Request};
 
 use crate::config::{self, DeviceSpec, Model, ModelPath};
-use crate::measurements;
+use crate::{gpu, measurements};
 
 /// What a user of the demo model must know.
 pub(crate) const DEMO_NOTICE: &str =
@@ -29,21 +32,33 @@ pub(crate) struct ModelSource {
     /// The demo or a folder.
     pub(crate) path: ModelPath,
     /// What it computes in.
-    pub(crate) dtype: DType,
+    pub(crate) dtype: config::DType,
     /// Where it computes.
     pub(crate) device: DeviceSpec,
+    /// Of a GPU's memory.
+    pub(crate) memory_limit_bytes: Option<usize>,
+}
+
+/// A pipeline and what it computes on.
+pub(crate) struct Loaded {
+    pub(crate) pipeline: CogVideoXPipeline,
+    /// None on the processor.
+    pub(crate) gpus: Vec<device::Device>,
+    /// How the GPU's memory is used.
+    pub(crate) memory: Option<ChosenPlan>,
 }
 
 impl ModelSource {
     /// As configured, on the first of the devices.
     pub(crate) fn new(model: &Model) -> Self {
-        let dtype = match model.dtype {
-            config::DType::F32 => DType::F32,
-            config::DType::F16 => DType::F16,
-            config::DType::Bf16 => DType::BF16,
-        };
         let device = model.device.first().copied().unwrap_or(DeviceSpec::Cpu);
-        Self { path: model.path.clone(), dtype, device }
+        let limit_mib = model.memory_limit_mib as usize;
+        Self {
+            path: model.path.clone(),
+            dtype: model.dtype,
+            device,
+            memory_limit_bytes: (limit_mib > 0).then_some(limit_mib << 20),
+        }
     }
 
     /// The same on another device.
@@ -66,17 +81,60 @@ impl ModelSource {
     ///
     /// # Errors
     /// A device that this binary cannot use; the file or tensor that is not as the model needs it.
-    pub(crate) fn load(&self) -> anyhow::Result<CogVideoXPipeline> {
-        let device = match self.device {
-            DeviceSpec::Cpu => Device::Cpu,
-            DeviceSpec::Cuda(_) => bail!(
-                "device {}: this binary was built without CUDA (cargo build --release --features cuda)",
-                self.device
-            ),
-        };
+    pub(crate) fn load(&self) -> anyhow::Result<Loaded> {
+        let settings = device::Settings { memory_limit_bytes: self.memory_limit_bytes, ..Default::default() };
+        let gpus = gpu::open(self.device, settings)?;
+        if gpus.is_empty() {
+            return Ok(Loaded { pipeline: self.load_on_cpu()?, gpus, memory: None });
+        }
+        let options = self.gpu_options(&gpus, None)?;
+        let (dir, dtype) = (self.gpu_folder()?, self.computing_dtype()?);
+        let memory = CogVideoXPipeline::choose_plan(dir, dtype, &options)?;
+        let options = GpuOptions { plan: Some(memory.plan), ..options };
+        let pipeline = CogVideoXPipeline::load_on_gpu(dir, dtype, &options)?;
+        Ok(Loaded { pipeline, gpus, memory: Some(memory) })
+    }
+
+    fn load_on_cpu(&self) -> anyhow::Result<CogVideoXPipeline> {
+        if gpu::precision(self.dtype) != Precision::Dense {
+            bail!("dtype {}: for GPUs only; on cpu use f32, f16 or bf16", self.dtype);
+        }
+        let dtype = self.computing_dtype()?;
         Ok(match &self.path {
-            ModelPath::Demo => CogVideoXPipeline::demo(self.dtype, &device)?,
-            ModelPath::Folder(dir) => CogVideoXPipeline::load(dir, self.dtype, &device)?,
+            ModelPath::Demo => CogVideoXPipeline::demo(dtype, &Device::Cpu)?,
+            ModelPath::Folder(dir) => CogVideoXPipeline::load(dir, dtype, &Device::Cpu)?,
+        })
+    }
+
+    /// The whole pipeline once more, on GPUs that are open and with a given plan.
+    ///
+    /// # Errors
+    /// Those of [`ModelSource::load`].
+    fn load_again(&self, gpus: &[device::Device], plan: MemoryPlan) -> anyhow::Result<CogVideoXPipeline> {
+        let options = self.gpu_options(gpus, Some(plan))?;
+        Ok(CogVideoXPipeline::load_on_gpu(self.gpu_folder()?, self.computing_dtype()?, &options)?)
+    }
+
+    fn gpu_options(&self, gpus: &[device::Device], plan: Option<MemoryPlan>) -> anyhow::Result<GpuOptions> {
+        Ok(GpuOptions { placement: gpu::placement(gpus)?, precision: gpu::precision(self.dtype), plan })
+    }
+
+    fn gpu_folder(&self) -> anyhow::Result<&Path> {
+        match &self.path {
+            ModelPath::Demo => bail!("device {}: the demo model runs on cpu only", self.device),
+            ModelPath::Folder(dir) => Ok(dir),
+        }
+    }
+
+    /// What tensors are in beside 8-bit weights.
+    fn computing_dtype(&self) -> cogvideox::Result<DType> {
+        Ok(match self.dtype {
+            config::DType::F32 => DType::F32,
+            config::DType::F16 => DType::F16,
+            config::DType::Bf16 => DType::BF16,
+            config::DType::Fp8 | config::DType::Int8 | config::DType::Int8WeightOnly => {
+                self.describe()?.form.half_dtype()
+            }
         })
     }
 
@@ -113,7 +171,7 @@ impl ModelSource {
             id: self.id(),
             created: self.created(),
             owned_by: "cogvideox-server".to_owned(),
-            dtype: self.dtype.as_str().to_owned(),
+            dtype: self.dtype.to_string(),
             supports_image: description.form.takes_image(),
             default_size: size,
             sizes: vec![size],
@@ -156,8 +214,12 @@ impl CountTokens for PromptTokens {
 
 /// The pipeline behind the worker's seam.
 pub(crate) struct PipelineGenerator {
-    /// Loaded on the worker's thread.
-    pipeline: CogVideoXPipeline,
+    /// Loaded on the worker's thread. None after a change of the memory plan that failed.
+    pipeline: Option<CogVideoXPipeline>,
+    source: ModelSource,
+    gpus: Vec<device::Device>,
+    /// A GPU's, for all videos but those in low memory.
+    plan: Option<MemoryPlan>,
     /// Whether the VAE decodes in tiles.
     vae_tiling: bool,
 }
@@ -168,11 +230,34 @@ impl PipelineGenerator {
     /// # Errors
     /// As [`ModelSource::load`].
     pub(crate) fn load(source: &ModelSource, vae_tiling: bool, previews: bool) -> anyhow::Result<Self> {
-        let pipeline = source.load()?;
+        let Loaded { pipeline, gpus, memory } = source.load()?;
+        if let Some(memory) = &memory {
+            tracing::info!("{memory}");
+        }
         if previews {
             pipeline.prepare_previews()?;
         }
-        Ok(Self { pipeline, vae_tiling })
+        let plan = memory.map(|memory| memory.plan);
+        Ok(Self { pipeline: Some(pipeline), source: source.clone(), gpus, plan, vae_tiling })
+    }
+
+    /// The pipeline as the next video needs it. On a GPU, low memory is the smallest plan, for which the model is
+    /// loaded anew; the first video that is not tried in low memory has it loaded back.
+    fn pipeline(&mut self, low_memory: bool) -> Result<&CogVideoXPipeline, GenerateError> {
+        let smallest = MemoryPlan::candidates().last().copied();
+        let wanted = if low_memory { self.plan.and(smallest) } else { self.plan };
+        // Taken: the old pipeline's memory is free before the new one's is asked for.
+        let pipeline = match (self.pipeline.take(), wanted) {
+            (Some(pipeline), wanted) if pipeline.memory_plan() == wanted.as_ref() => pipeline,
+            (old, Some(plan)) => {
+                drop(old);
+                tracing::info!(%plan, "loading the model with another memory plan");
+                self.source.load_again(&self.gpus, plan).map_err(load_error)?
+            }
+            (Some(pipeline), None) => pipeline,
+            (None, None) => return Err(GenerateError::Internal("the model is not loaded".to_owned())),
+        };
+        Ok(self.pipeline.insert(pipeline))
     }
 }
 
@@ -185,12 +270,12 @@ impl Generator for PipelineGenerator {
         let params = generation_params(request.params, self.vae_tiling || request.low_memory)?;
         let checkpoint =
             request.checkpoint.map(Checkpoint::from_bytes).transpose().map_err(generate_error)?;
-        reset_peak_memory();
+        reset_peak_memory(&self.gpus);
         let video = self
-            .pipeline
+            .pipeline(request.low_memory)?
             .generate(&params, checkpoint.as_ref(), &mut |event| report(&event, on_progress))
             .map_err(generate_error)?;
-        let peak_memory_bytes = peak_memory_bytes();
+        let peak_memory_bytes = peak_memory_bytes(&self.gpus);
         let (width, height, count) = (video.width as u32, video.height as u32, video.num_frames as u32);
         let frames = media::Frames::new(video.rgb, width, height, count)
             .map_err(|e| GenerateError::Internal(e.to_string()))?;
@@ -260,14 +345,23 @@ impl DenoiseState for LoopState<'_> {
 }
 
 /// Starts anew what [`peak_memory_bytes`] tells. Where the system refuses, that stays the whole process's peak.
-fn reset_peak_memory() {
+fn reset_peak_memory(gpus: &[device::Device]) {
+    gpus.iter().for_each(device::Device::reset_peak);
     // 5 resets the peak: proc(5), clear_refs.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
-/// The most memory that the process held since, and with it all workers on the processor; Linux only.
-fn peak_memory_bytes() -> Option<u64> {
-    measurements::process_bytes("VmHWM:")
+/// The most memory that tensors held since on one of the GPUs. On the processor what the process held, and with it all
+/// workers there; Linux only.
+fn peak_memory_bytes(gpus: &[device::Device]) -> Option<u64> {
+    match gpus.iter().map(|gpu| gpu.usage().peak_bytes as u64).max() {
+        None => measurements::process_bytes("VmHWM:"),
+        peak => peak,
+    }
+}
+
+fn load_error(error: anyhow::Error) -> GenerateError {
+    error.downcast().map_or_else(|other| GenerateError::Internal(other.to_string()), generate_error)
 }
 
 fn generate_error(error: cogvideox::Error) -> GenerateError {
@@ -276,6 +370,10 @@ fn generate_error(error: cogvideox::Error) -> GenerateError {
         cogvideox::Error::InvalidParams { .. } => GenerateError::InvalidParams(error.to_string()),
         cogvideox::Error::Checkpoint(_) => GenerateError::BadCheckpoint(error.to_string()),
         cogvideox::Error::NanLatents { .. } => GenerateError::NanLatents(error.to_string()),
+        cogvideox::Error::Device(device::Error::OutOfMemory { .. }) => {
+            GenerateError::OutOfMemory(error.to_string())
+        }
+        cogvideox::Error::Device(device::Error::Lost(_)) => GenerateError::DeviceLost(error.to_string()),
         other => GenerateError::Internal(other.to_string()),
     }
 }

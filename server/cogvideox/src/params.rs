@@ -81,6 +81,11 @@ impl ModelForm {
         matches!(self, Self::Cogvideox15 | Self::Cogvideox15I2v)
     }
 
+    /// The 16-bit dtype that the model was trained in.
+    pub fn half_dtype(self) -> candle_core::DType {
+        if self.runs_in_f16() { candle_core::DType::F16 } else { candle_core::DType::BF16 }
+    }
+
     /// Whether activations stay within f16's range: only the 2B was trained in it, the others overflow to black video
     /// (zai-org/CogVideo issues 593, 637).
     pub(crate) fn runs_in_f16(self) -> bool {

@@ -12,6 +12,8 @@ pub enum DeviceSpec {
     Cpu,
     /// A GPU, by the number that CUDA gives it.
     Cuda(usize),
+    /// Two GPUs that make one video together.
+    CudaPair([usize; 2]),
 }
 
 impl fmt::Display for DeviceSpec {
@@ -19,6 +21,7 @@ impl fmt::Display for DeviceSpec {
         match self {
             Self::Cpu => f.write_str("cpu"),
             Self::Cuda(number) => write!(f, "cuda:{number}"),
+            Self::CudaPair([first, second]) => write!(f, "cuda:{first}+cuda:{second}"),
         }
     }
 }
@@ -26,15 +29,24 @@ impl fmt::Display for DeviceSpec {
 impl FromStr for DeviceSpec {
     type Err = String;
 
-    /// `cpu`, `cuda` for the first GPU, or `cuda:N`.
+    /// `cpu`, `cuda` for the first GPU, `cuda:N`, or `cuda:N+cuda:M` of two different ones.
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = match text {
-            "cpu" => return Ok(Self::Cpu),
-            "cuda" => Some(0),
-            _ => text.strip_prefix("cuda:").and_then(|number| number.parse().ok()),
+        let spec = match text.split_once('+') {
+            None if text == "cpu" => Some(Self::Cpu),
+            None => gpu_number(text).map(Self::Cuda),
+            Some((first, second)) => match (gpu_number(first), gpu_number(second)) {
+                (Some(first), Some(second)) if first != second => Some(Self::CudaPair([first, second])),
+                _ => None,
+            },
         };
-        number.map(Self::Cuda).ok_or_else(|| format!("expected cpu, cuda or cuda:NUMBER, found {text:?}"))
+        spec.ok_or_else(|| {
+            format!("expected cpu, cuda, cuda:NUMBER or cuda:NUMBER+cuda:NUMBER, found {text:?}")
+        })
     }
+}
+
+fn gpu_number(text: &str) -> Option<usize> {
+    if text == "cuda" { Some(0) } else { text.strip_prefix("cuda:")?.parse().ok() }
 }
 
 impl TryFrom<String> for DeviceSpec {

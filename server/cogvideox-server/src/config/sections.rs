@@ -2,7 +2,7 @@
 //!
 //! Plain data; `config/default.toml` says more about each key and holds its default. Reads and checks nothing.
 
-use std::{net::IpAddr, num::NonZeroU32, path::PathBuf};
+use std::{fmt, net::IpAddr, num::NonZeroU32, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +66,8 @@ pub struct Model {
     pub device: Vec<DeviceSpec>,
     /// Whether the VAE decodes in tiles.
     pub vae_tiling: bool,
+    /// What tensors may take of a GPU's memory; 0 for what is free.
+    pub memory_limit_mib: u32,
 }
 
 /// Where the model's weights are.
@@ -94,9 +96,9 @@ impl From<ModelPath> for PathBuf {
     }
 }
 
-/// A floating-point format.
+/// A floating-point format, or one of 8 bits for the weights of the transformer's blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum DType {
     /// 32 bits.
     F32,
@@ -104,6 +106,46 @@ pub enum DType {
     F16,
     /// 16 bits with the exponent of 32.
     Bf16,
+    /// Weights and activations in 8 bits, e4m3; the rest in the model's own 16. GPUs only.
+    Fp8,
+    /// Weights and activations in 8 bits, integers; the rest in the model's own 16. GPUs only.
+    Int8,
+    /// Weights in 8 bits, integers; all else in the model's own 16. GPUs only.
+    Int8WeightOnly,
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Fp8 => "fp8",
+            Self::Int8 => "int8",
+            Self::Int8WeightOnly => "int8-weight-only",
+        })
+    }
+}
+
+/// An amount of memory on the command line, such as `8GiB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryLimit {
+    /// At least 1.
+    pub mib: u32,
+}
+
+impl FromStr for MemoryLimit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mib = match (text.strip_suffix("GiB"), text.strip_suffix("MiB")) {
+            (Some(gib), _) => gib.parse().ok().and_then(|gib: u32| gib.checked_mul(1024)),
+            (_, Some(mib)) => mib.parse().ok(),
+            _ => None,
+        };
+        let limit = mib.filter(|mib| *mib > 0).map(|mib| Self { mib });
+        limit.ok_or_else(|| format!("expected a whole number of MiB or GiB, as in 8GiB, found {text:?}"))
+    }
 }
 
 /// The job table.
@@ -213,8 +255,8 @@ impl Secret {
     }
 }
 
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.0.is_empty() { "(none)" } else { "(secret)" })
     }
 }

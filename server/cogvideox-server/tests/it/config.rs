@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::Path};
 
-use cogvideox_server::config::{Config, DType, DeviceSpec, LoadOptions, LogFormat, ModelPath};
+use cogvideox_server::config::{Config, DType, DeviceSpec, LoadOptions, LogFormat, MemoryLimit, ModelPath};
 
 fn variables(all: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
     all.iter().map(|(name, value)| (name.into(), value.into())).collect()
@@ -95,11 +95,12 @@ fn a_list_is_taken_from_text_with_commas_or_as_toml() {
 
 #[test]
 fn devices_are_one_or_a_list_in_every_layer() {
-    use DeviceSpec::{Cpu, Cuda};
+    use DeviceSpec::{Cpu, Cuda, CudaPair};
     for (text, expected) in [
         ("'cpu'", vec![Cpu]),
         ("'cuda'", vec![Cuda(0)]),
         ("'cuda:1'", vec![Cuda(1)]),
+        ("'cuda:0+cuda:1, cpu'", vec![CudaPair([0, 1]), Cpu]),
         ("'cpu, cpu'", vec![Cpu, Cpu]),
         ("['cuda:0', 'cuda:1', 'cpu']", vec![Cuda(0), Cuda(1), Cpu]),
     ] {
@@ -162,7 +163,7 @@ fn wrong_values_are_named_with_key_and_layer() {
     assert_eq!(
         one_variable("COGVIDEOX_MODEL__DTYPE", "f64"),
         "configuration key model.dtype in environment variable COGVIDEOX_MODEL__DTYPE: \
-         unknown variant `f64`, expected one of `f32`, `f16`, `bf16`"
+         unknown variant `f64`, expected one of `f32`, `f16`, `bf16`, `fp8`, `int8`, `int8-weight-only`"
     );
     for (key, value, said) in [
         ("server.port", "70000", "70000"),
@@ -181,10 +182,10 @@ fn wrong_values_are_named_with_key_and_layer() {
 
 #[test]
 fn a_device_of_no_known_name_is_refused() {
-    for device in ["gpu", "cuda:", "cuda:x", "cuda:-1", "CUDA", "cpu:0"] {
+    for device in ["gpu", "cuda:", "cuda:x", "cuda:-1", "CUDA", "cpu:0", "cuda:0+cpu", "cuda:1+cuda:1"] {
         let message = refusal(&overrides(&[("model.device", &format!("cpu,{device}"))]), &[]);
         assert!(message.contains("model.device"), "{message}");
-        let said = format!("expected cpu, cuda or cuda:NUMBER, found {device:?}");
+        let said = format!("expected cpu, cuda, cuda:NUMBER or cuda:NUMBER+cuda:NUMBER, found {device:?}");
         assert!(message.contains(&said), "{message}");
     }
 }
@@ -214,4 +215,15 @@ fn what_is_printed_can_be_read_back() {
     let config = Config::load(&options, []).unwrap();
     let printed = file(&config.to_toml().unwrap());
     assert_eq!(Config::load(&with_file(printed.path()), []).unwrap(), config);
+}
+
+#[test]
+fn a_memory_limit_is_a_number_with_a_unit() {
+    for (text, mib) in [("8GiB", 8192), ("500MiB", 500)] {
+        assert_eq!(text.parse(), Ok(MemoryLimit { mib }), "{text}");
+    }
+    for text in ["8", "8GB", "0GiB", "-1GiB", "1.5GiB", "GiB", "4194304GiB"] {
+        let refusal = text.parse::<MemoryLimit>().unwrap_err();
+        assert!(refusal.ends_with(&format!("as in 8GiB, found {text:?}")), "{refusal}");
+    }
 }

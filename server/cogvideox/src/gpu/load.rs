@@ -7,7 +7,7 @@ use candle_transformers::models::t5::Config as T5Config;
 use device::Device;
 
 use super::Precision;
-use super::plan::{Job, MemoryPlan, Planner};
+use super::plan::{ChosenPlan, Job, MemoryPlan, Planner};
 use super::source::Source;
 use super::text_encoder::GpuTextEncoder;
 use super::transformer::{GpuTransformer, GuidanceParallel};
@@ -114,11 +114,21 @@ impl CogVideoXPipeline {
         let configs = Configs::read(dir)?;
         let plan = match options.plan {
             Some(plan) => plan,
-            None => choose(&configs, &description, dtype, options)?,
+            None => choose(&configs, &description, dtype, options)?.plan,
         };
         let components = build(&configs, Sources::open(dir, &options.placement)?, dtype, options, &plan)?;
         let name = format!("{} {:?}", options.placement.vae.name(), options.precision);
         Self::assemble(dir, description, components, dtype, Some(GpuUse { plan, name }))
+    }
+
+    /// The plan that [`CogVideoXPipeline::load_on_gpu`] would take without one, for the memory that is free now.
+    ///
+    /// # Errors
+    /// Those of [`CogVideoXPipeline::load_on_gpu`] before it loads weights.
+    pub fn choose_plan(dir: &Path, dtype: DType, options: &GpuOptions) -> Result<ChosenPlan> {
+        let description = ModelDescription::read(dir)?;
+        Self::check_dtype(&description, dtype)?;
+        choose(&Configs::read(dir)?, &description, dtype, options)
     }
 }
 
@@ -128,7 +138,7 @@ fn choose(
     description: &ModelDescription,
     dtype: DType,
     options: &GpuOptions,
-) -> Result<MemoryPlan> {
+) -> Result<ChosenPlan> {
     let device = &options.placement.vae;
     let defaults = &description.defaults;
     let latents =
@@ -140,7 +150,9 @@ fn choose(
         guidance: true,
     };
     let planner = Planner { configs, dtype, precision: options.precision, capability: device.capability() };
-    Ok(planner.plan(device.memory()?.0, &job)?.0)
+    let free_bytes = device.memory()?.0;
+    let (plan, peak_bytes) = planner.plan(free_bytes, &job)?;
+    Ok(ChosenPlan { plan, peak_bytes, free_bytes })
 }
 
 /// Loads the parts in the order in which a job uses them.

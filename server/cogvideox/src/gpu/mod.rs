@@ -4,6 +4,7 @@
 //! `device` crate. Tensors cross to the host at the seams of [`crate::pipeline`] only. Must not know how a device
 //! computes, or anything of requests.
 
+pub mod bench;
 mod block;
 mod load;
 mod plan;
@@ -19,7 +20,7 @@ mod vae;
 use device::ops::linear::{EightBit, Linear};
 
 pub use self::load::{GpuOptions, Placement};
-pub use self::plan::{Job, MemoryPlan, Planner};
+pub use self::plan::{ChosenPlan, Job, MemoryPlan, Planner};
 pub use self::preset::Preset;
 pub use self::streaming::Residence;
 pub use self::vae::GpuVae;

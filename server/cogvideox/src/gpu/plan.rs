@@ -94,6 +94,24 @@ impl fmt::Display for MemoryPlan {
     }
 }
 
+/// A plan that fits, with the numbers that it was chosen by.
+#[derive(Clone, Copy, Debug)]
+pub struct ChosenPlan {
+    /// The first that fits.
+    pub plan: MemoryPlan,
+    /// Bytes of tensors at most, of the model's own video.
+    pub peak_bytes: usize,
+    /// Bytes of the device that were free.
+    pub free_bytes: usize,
+}
+
+impl fmt::Display for ChosenPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { plan, peak_bytes, free_bytes } = self;
+        write!(f, "memory plan: {plan}; peak {} MiB, free {} MiB", peak_bytes >> 20, free_bytes >> 20)
+    }
+}
+
 /// What memory is planned for.
 #[derive(Clone, Copy, Debug)]
 pub struct Job {

@@ -14,7 +14,7 @@ use crate::{Error, Result};
 
 /// Standard deviation of random weights, about that of trained ones: zeros would make a GPU faster than it is
 /// (shared/spec/performance.md §3.6).
-const RANDOM_STD: f32 = 0.02;
+pub(super) const RANDOM_STD: f32 = 0.02;
 
 /// The device's name of a candle dtype.
 pub(crate) fn dtype_of(dtype: DType) -> Result<Dtype> {
