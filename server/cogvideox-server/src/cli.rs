@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::bench::Bench;
 use crate::config::{Config, DeviceSpec, LoadOptions, MemoryLimit};
 use crate::generate::Generate;
 use crate::keys::Keys;
@@ -56,6 +57,8 @@ pub enum Command {
     Tokenize(Tokenize),
     /// Check every kernel against its reference on a device.
     Selftest(Selftest),
+    /// Measure a model's parts with random weights, or count the memory of its plans.
+    Bench(Bench),
     /// Print the OpenAPI description of the HTTP interface.
     Openapi,
     /// Print the configuration that the layers come to, or say what is wrong with it.
@@ -93,6 +96,7 @@ impl Cli {
         match &self.command {
             Command::Openapi => return Ok(write!(stdio.stdout, "{}", api::openapi_yaml())?),
             Command::Selftest(selftest) => return selftest.run(&mut stdio.stdout),
+            Command::Bench(bench) => return bench.run(&mut stdio.stdout),
             _ => {}
         }
         let config = Config::load(&LoadOptions { file: self.config, overrides: self.set }, environment)?;
@@ -102,7 +106,7 @@ impl Cli {
             Command::Generate(generate) => generate.run(config, &mut stdio.stdout)?,
             Command::Tokenize(tokenize) => tokenize.run(config, stdio.stdin, &mut stdio.stdout)?,
             Command::CheckConfig => write!(stdio.stdout, "{}", config.to_toml()?)?,
-            Command::Openapi | Command::Selftest(_) => {}
+            Command::Openapi | Command::Selftest(_) | Command::Bench(_) => {}
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //!
 //! A library so that tests can reach them. It joins the other crates and holds no logic of theirs.
 
+mod bench;
 pub mod cli;
 pub mod config;
 mod door;

@@ -17,6 +17,9 @@ pub struct Selftest {
     /// cuda or cuda:N; emulator in a program built with it.
     #[arg(long, value_name = "DEVICE", default_value = "cuda")]
     device: DeviceName,
+    /// Leave NVIDIA's libraries aside, so that the own kernels that they replace run.
+    #[arg(long)]
+    own_kernels: bool,
     /// Print one JSON object a line.
     #[arg(long)]
     json: bool,
@@ -28,7 +31,8 @@ impl Selftest {
     /// # Errors
     /// A device that cannot be used, or that is lost; else how many cases failed.
     pub(crate) fn run(&self, stdout: &mut impl Write) -> anyhow::Result<()> {
-        let device = gpu::open_named(self.device, Settings::default())?;
+        let device =
+            gpu::open_named(self.device, Settings { own_kernels: self.own_kernels, ..Settings::default() })?;
         let cases = device::selftest::cases();
         let mut failed = 0;
         for case in &cases {

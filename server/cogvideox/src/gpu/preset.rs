@@ -41,6 +41,16 @@ impl FromStr for Preset {
 }
 
 impl Preset {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cogvideox2b => "2b",
+            Self::Cogvideox5b => "5b",
+            Self::Cogvideox15 => "1.5-5b",
+            Self::Tiny => "tiny",
+        }
+    }
+
     /// What the model was published in.
     pub fn dtype(self) -> DType {
         match self {

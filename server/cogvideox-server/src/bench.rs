@@ -1,0 +1,211 @@
+//! `cogvideox-server bench`: how fast a model's parts run at the published shapes, with random weights.
+//!
+//! The measuring is the model crate's; this decides what is measured and prints it, part by part, so that a run that is
+//! cut short keeps what it had. On the device `plan` nothing runs: the memory of every plan is counted. Must not know
+//! requests.
+
+use std::io::Write;
+use std::str::FromStr;
+
+use anyhow::bail;
+use candle_core::DType;
+use clap::{Args, ValueEnum};
+use cogvideox::gpu::bench::{Bench as Measuring, plan_peaks};
+use cogvideox::gpu::{MemoryPlan, Precision, Preset};
+use device::{Capability, Settings};
+use serde_json::json;
+
+use crate::config;
+use crate::gpu::{self, DeviceName};
+
+/// Steps of the published videos.
+const STEPS: f64 = 50.0;
+/// Dense bf16 of an H100 or H200 (NVIDIA H100 SXM datasheet), which the shares of the floor are of.
+const HOPPER_FLOPS: f64 = 989e12;
+/// Plans are counted for this capability: an H100's.
+const PLANNED: Capability = Capability { major: 9, minor: 0 };
+
+/// A part of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Stage {
+    /// A denoising step, and its attention and linear layers alone.
+    Transformer,
+    /// The decoding of the video.
+    Vae,
+    /// The encoding of both prompts.
+    Text,
+}
+
+/// Where, if anywhere.
+#[derive(Debug, Clone, Copy)]
+enum Target {
+    Plan,
+    On(DeviceName),
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "plan" { Ok(Self::Plan) } else { text.parse().map(Self::On) }
+    }
+}
+
+/// Measure a published model's parts with random weights.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// 2b, 5b, 1.5-5b, or tiny for a machine without a GPU.
+    #[arg(long)]
+    preset: Preset,
+    /// Draw the weights on the device: speed depends on shapes, not on values.
+    #[arg(long, required = true)]
+    random_weights: bool,
+    /// What the model computes in; as published if not given.
+    #[arg(long)]
+    dtype: Option<config::DType>,
+    /// Steps that are timed, after one that is not.
+    #[arg(long, default_value_t = 3)]
+    steps: usize,
+    /// The GPU's memory that may be used, as in 8GiB.
+    #[arg(long, value_name = "SIZE")]
+    memory_limit: Option<config::MemoryLimit>,
+    /// What is measured; everything if not given.
+    #[arg(long, value_delimiter = ',')]
+    stages: Vec<Stage>,
+    /// cuda or cuda:N; plan, to count the memory of every plan; emulator in a program built with it.
+    #[arg(long, value_name = "DEVICE", default_value = "cuda")]
+    device: Target,
+    /// Print one JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Bench {
+    /// Measures and prints.
+    ///
+    /// # Errors
+    /// A device that cannot be used, or has too little memory for any plan.
+    pub(crate) fn run(&self, stdout: &mut impl Write) -> anyhow::Result<()> {
+        let (dtype, precision) = self.precision();
+        match self.device {
+            Target::Plan => self.print_plans(dtype, precision, stdout),
+            Target::On(name) => self.measure(name, dtype, precision, stdout),
+        }
+    }
+
+    fn precision(&self) -> (DType, Precision) {
+        let dtype = match self.dtype {
+            Some(config::DType::F32) => DType::F32,
+            Some(config::DType::F16) => DType::F16,
+            Some(config::DType::Bf16) => DType::BF16,
+            _ => self.preset.dtype(),
+        };
+        (dtype, self.dtype.map_or(Precision::Dense, gpu::precision))
+    }
+
+    fn print_plans(&self, dtype: DType, precision: Precision, stdout: &mut impl Write) -> anyhow::Result<()> {
+        for (plan, peak_bytes) in plan_peaks(self.preset, dtype, precision, PLANNED)? {
+            if self.json {
+                writeln!(stdout, "{}", json!({ "plan": plan.to_string(), "peak_bytes": peak_bytes }))?;
+            } else {
+                writeln!(stdout, "{:>8} MiB  {plan}", peak_bytes >> 20)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn measure(
+        &self,
+        name: DeviceName,
+        dtype: DType,
+        precision: Precision,
+        stdout: &mut impl Write,
+    ) -> anyhow::Result<()> {
+        let memory_limit_bytes = self.memory_limit.map(|limit| (limit.mib as usize) << 20);
+        let device = gpu::open_named(name, Settings { memory_limit_bytes, ..Settings::default() })?;
+        let plan = self.plan(dtype, precision, device.memory()?.0)?;
+        let name = device.name().to_owned();
+        self.print(
+            stdout,
+            &json!({
+                "preset": self.preset.name(), "dtype": dtype.as_str(), "precision": format!("{precision:?}"),
+                "device": name, "plan": plan.to_string(),
+            }),
+        )?;
+        let bench = Measuring { preset: self.preset, dtype, precision, plan, device };
+        if self.wants(Stage::Text) {
+            let text = bench.text_encode()?;
+            let line =
+                json!({ "text_encode_seconds": text.seconds, "text_encode_peak_bytes": text.peak_bytes });
+            self.print(stdout, &line)?;
+        }
+        if self.wants(Stage::Transformer) {
+            self.measure_transformer(&bench, stdout)?;
+        }
+        if self.wants(Stage::Vae) {
+            let vae = bench.vae_decode()?;
+            let line = json!({ "vae_decode_seconds": vae.seconds, "vae_decode_peak_bytes": vae.peak_bytes });
+            self.print(stdout, &line)?;
+        }
+        Ok(())
+    }
+
+    fn measure_transformer(&self, bench: &Measuring, stdout: &mut impl Write) -> anyhow::Result<()> {
+        let step = bench.transformer_step(self.steps)?;
+        let flops = bench.linear_flops() + bench.attention_flops();
+        self.print(
+            stdout,
+            &json!({
+                "seconds_per_step": step.seconds, "tflops": flops / step.seconds / 1e12,
+                "peak_bytes": step.peak_bytes, "extrapolated_seconds_50_steps": step.seconds * STEPS,
+            }),
+        )?;
+        let (attention, linear) = (bench.attention()?.seconds, bench.linear()?.seconds);
+        let rest = (step.seconds - attention - linear).max(0.0);
+        self.print(stdout, &json!({
+            "attention_seconds": attention, "attention_tflops": bench.attention_flops() / attention / 1e12,
+            "linear_seconds": linear, "linear_tflops": bench.linear_flops() / linear / 1e12,
+            "rest_seconds": rest, "rest_share_of_step": rest / step.seconds,
+        }))?;
+        if ["H100", "H200"].iter().any(|product| bench.device.name().contains(product)) {
+            let share = |flops: f64, seconds: f64| flops / HOPPER_FLOPS / seconds;
+            self.print(
+                stdout,
+                &json!({ "share_of_floor": {
+                    "attention": share(bench.attention_flops(), attention),
+                    "linear": share(bench.linear_flops(), linear),
+                }}),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The first plan that fits.
+    fn plan(&self, dtype: DType, precision: Precision, free_bytes: usize) -> anyhow::Result<MemoryPlan> {
+        let peaks = plan_peaks(self.preset, dtype, precision, PLANNED)?;
+        match peaks.iter().find(|(_, peak_bytes)| *peak_bytes <= free_bytes) {
+            Some((plan, _)) => Ok(*plan),
+            None => {
+                let least = peaks.iter().map(|(_, peak_bytes)| peak_bytes >> 20).min().unwrap_or(0);
+                bail!("the smallest plan needs {least} MiB, {} MiB are free", free_bytes >> 20)
+            }
+        }
+    }
+
+    fn wants(&self, stage: Stage) -> bool {
+        self.stages.is_empty() || self.stages.contains(&stage)
+    }
+
+    /// One object as a line of JSON, or its fields a line each.
+    fn print(&self, stdout: &mut impl Write, values: &serde_json::Value) -> anyhow::Result<()> {
+        match values.as_object() {
+            Some(fields) if !self.json => {
+                for (name, value) in fields {
+                    writeln!(stdout, "{name:<32} {value}")?;
+                }
+            }
+            _ => writeln!(stdout, "{values}")?,
+        }
+        Ok(stdout.flush()?)
+    }
+}
