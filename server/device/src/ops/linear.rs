@@ -1,7 +1,7 @@
 //! `y = x W^T + b`, the model's main work: in the weights' own dtype, or with weights of 8 bits.
 //!
 //! The rounding is the CPU's, in f32 up to the end of the bias and then once; GELU is of the rounded value. Only where
-//! a library applies GELU itself it rounds once, after it. Which engine multiplies is [`super::matmul`]'s business.
+//! a library applies GELU itself it rounds once, after it. Which engine multiplies is `ops::matmul`'s business.
 //! Knows shapes, not layers.
 
 pub use super::epilogue::Activation;
