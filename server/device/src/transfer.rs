@@ -68,11 +68,10 @@ impl Pinned {
     pub fn store(&mut self, offset_bytes: usize, tensor: &Tensor) -> Result<()> {
         let range = self.range(offset_bytes, tensor.bytes())?;
         let device = tensor.device().clone();
-        match &mut self.memory {
-            Memory::None => Ok(()),
-            _ if range.is_empty() => Ok(()),
-            _ => device.backend().download(tensor.address(), &mut self.as_mut_slice()[range]),
+        if range.is_empty() || matches!(self.memory, Memory::None) {
+            return Ok(());
         }
+        device.backend().download(tensor.address(), &mut self.as_mut_slice()[range])
     }
 
     fn range(&self, offset_bytes: usize, bytes: usize) -> Result<Range<usize>> {

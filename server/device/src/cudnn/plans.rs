@@ -64,14 +64,12 @@ impl Plans {
         timing: Option<Timing<'_>>,
         execute: impl FnOnce(&Handle, &Plan) -> Result<()>,
     ) -> Result<bool> {
-        let index = match self.known.iter().position(|(known, _)| known == work) {
-            Some(index) => index,
-            None => {
-                let plan = self.choose(work, workspace_limit_bytes, timing)?;
-                self.known.push((work.clone(), plan));
-                self.known.len() - 1
-            }
-        };
+        let found = self.known.iter().position(|(known, _)| known == work);
+        let index = found.unwrap_or(self.known.len());
+        if found.is_none() {
+            let plan = self.choose(work, workspace_limit_bytes, timing)?;
+            self.known.push((work.clone(), plan));
+        }
         let plan = &mut self.known[index].1;
         let Some(ready) = plan else { return Ok(false) };
         match execute(&self.handle, ready) {

@@ -1,6 +1,6 @@
 //! Attention over all keys, without a mask, on strided heads: of separate tensors or of a fused `qkv`.
 //!
-//! NVIDIA's library attends where [`super::library`] says so. Of the own kernels, f16 and bf16 with a `head_dim` of 64 run
+//! NVIDIA's library attends where `ops::library` says so. Of the own kernels, f16 and bf16 with a `head_dim` of 64 run
 //! on tensor cores, everything else plainly. Rounding is PyTorch's: weights
 //! are rounded relative to their row's maximum while their sum is not; with a bias (T5) scores, biased scores and
 //! normalised weights are rounded. Must not know where queries and keys come from.

@@ -2,7 +2,7 @@
 //!
 //! Sums are `f32`; a half-precision result is rounded once, bias included, and once more after a residual is added.
 //! An input brings its padding in time along, so that a causal convolution's cached frames are copied where its norm
-//! writes; zeros around a frame are the kernel's. NVIDIA's library convolves where [`super::library`] says
+//! writes; zeros around a frame are the kernel's. NVIDIA's library convolves where `ops::library` says
 //! so; which of the own kernels does otherwise is decided in one place, `Engine::choose`.
 //! Must not know the autoencoder.
 

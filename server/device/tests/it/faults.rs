@@ -24,7 +24,7 @@ fn faults_end_the_launch_and_are_named() {
     ] {
         match emulated_fault(&emulator(false), kernel) {
             Err(Error::Kernel(found)) => {
-                assert!(found.contains(kernel) && found.contains(message), "{found}")
+                assert!(found.contains(kernel) && found.contains(message), "{found}");
             }
             other => panic!("{kernel}: expected a fault, found {other:?}"),
         }

@@ -10,9 +10,10 @@ fn emulator() -> Device {
 }
 
 fn layer(device: &Device, out_features: usize, in_features: usize, dtype: Dtype) -> Linear {
-    let weight = Tensor::zeros(device, &[out_features, in_features], dtype).unwrap();
-    let bias = Tensor::zeros(device, &[out_features], dtype).unwrap();
-    Linear::new(Weight::Dense(weight), Some(bias)).unwrap()
+    let weight =
+        Tensor::zeros(device, &[out_features, in_features], dtype).expect("a planner or emulator has room");
+    let bias = Tensor::zeros(device, &[out_features], dtype).expect("a planner or emulator has room");
+    Linear::new(Weight::Dense(weight), Some(bias)).expect("a planner or emulator has room")
 }
 
 /// The message of an error that there must be.
@@ -67,13 +68,13 @@ fn extra_bytes(major: u32, minor: u32, rows: usize, kind: Option<EightBit>) -> u
     let device = Device::planner(Capability { major, minor }, 80 << 30, Settings::default());
     let mut linear = layer(&device, 1024, 512, Dtype::Bf16);
     if let Some(kind) = kind {
-        linear = linear.to_8bit(kind).unwrap();
+        linear = linear.to_8bit(kind).expect("a planner or emulator has room");
     }
-    let x = Tensor::zeros(&device, &[rows, 512], Dtype::Bf16).unwrap();
-    let out = Tensor::zeros(&device, &[rows, 1024], Dtype::Bf16).unwrap();
+    let x = Tensor::zeros(&device, &[rows, 512], Dtype::Bf16).expect("a planner or emulator has room");
+    let out = Tensor::zeros(&device, &[rows, 1024], Dtype::Bf16).expect("a planner or emulator has room");
     let before = device.usage().used_bytes;
     device.reset_peak();
-    linear.forward_into(&x, Activation::GeluTanh, &out).unwrap();
+    linear.forward_into(&x, Activation::GeluTanh, &out).expect("a planner or emulator has room");
     assert_eq!(device.usage().used_bytes, before);
     device.usage().peak_bytes - before
 }
