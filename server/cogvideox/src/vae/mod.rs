@@ -26,9 +26,9 @@ pub(crate) use self::geometry::{Geometry, input_dims, split_moments};
 pub(crate) use self::progress::Progress;
 pub use self::tiling::Tiling;
 pub(crate) use self::tiling::{Plan, Tile};
+use crate::Result;
 use crate::ops::{Rounding, from_f32, with_f32};
 use crate::weights::{DIFFUSERS_STEM, WeightScope, Weights};
-use crate::Result;
 
 /// Asked between tiles, chunks, convolutions and the parts of large convolutions, with the fraction done so far; its
 /// error, usually [`crate::Error::Interrupted`], stops the call and is passed on.

@@ -68,8 +68,11 @@ impl Axis {
         }
         let starts: Vec<usize> = (0..len).step_by(stride).collect();
         // The tiles' outputs line up when a step in the input is as long as a tile's share of the output.
-        let long_as_share =
-            if geometry.decodes() { stride * spatial_ratio == limit } else { stride == limit * spatial_ratio };
+        let long_as_share = if geometry.decodes() {
+            stride * spatial_ratio == limit
+        } else {
+            stride == limit * spatial_ratio
+        };
         let in_line = starts.len() == 1 || long_as_share;
         let last = geometry.output_len(len - starts[starts.len() - 1]);
         let found = (starts.len() - 1) * limit + last.min(limit);
@@ -172,7 +175,8 @@ impl Plan {
         let mut output: Option<Video> = None;
         // The tiles of this row, and those right of the last one in the row above.
         let mut tiles: VecDeque<Video> = VecDeque::new();
-        for Tile { place: [row, column], start: [top, left], size } in self.tiles([whole.height, whole.width]) {
+        for Tile { place: [row, column], start: [top, left], size } in self.tiles([whole.height, whole.width])
+        {
             let area = Area { top, left, height: size[0], width: size[1], ..whole };
             let mut tile = code(coder, area, progress)?;
             // The neighbours are blended already when a tile fades in from them: diffusers does it in place.

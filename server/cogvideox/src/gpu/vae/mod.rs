@@ -196,10 +196,8 @@ mod tests {
 
     /// Bytes of weights, and of tensors at most beside them, of decoding 49 frames of 720 x 480 in bf16.
     fn decoding_bytes(tiled: bool) -> [usize; 2] {
-        let device =
-            Device::planner(Capability { major: 9, minor: 0 }, 1 << 46, Settings::default());
-        let vae =
-            GpuVae::load(VaeConfig::default(), &Source::Random, DType::BF16, &device).unwrap();
+        let device = Device::planner(Capability { major: 9, minor: 0 }, 1 << 46, Settings::default());
+        let vae = GpuVae::load(VaeConfig::default(), &Source::Random, DType::BF16, &device).unwrap();
         let weights = device.usage().used_bytes;
         device.reset_peak();
         let z = HostTensor::zeros((1, 16, 13, 60, 90), DType::BF16, &HostDevice::Cpu).unwrap();
