@@ -174,14 +174,14 @@ impl Norm {
 fn load_condition(scope: &Scope<'_>, [latent_channels, channels]: [usize; 2]) -> Result<Conv3d> {
     let dtype = dtype_of(scope.dtype())?;
     let stored = [channels, latent_channels, 1, 1, 1];
-    let [factor, summand] = ["conv_y", "conv_b"].map(|name| -> Result<[Tensor; 2]> {
+    let load = |name: &str| -> Result<[Tensor; 2]> {
         let scope = scope.pp(name).pp("conv");
         Ok([
             scope.tensor_as("weight", &stored, &[channels, 1, 1, 1, latent_channels])?,
             scope.tensor("bias", &[channels])?,
         ])
-    });
-    let (factor, summand): ([Tensor; 2], [Tensor; 2]) = (factor?, summand?);
+    };
+    let (factor, summand) = (load("conv_y")?, load("conv_b")?);
     let weight = concat(scope.device(), dtype, &[&factor[0], &summand[0]])?;
     let bias = concat(scope.device(), dtype, &[&factor[1], &summand[1]])?;
     Ok(Conv3d::new(weight, Some(bias))?)
