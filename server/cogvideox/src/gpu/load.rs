@@ -177,18 +177,15 @@ pub(super) fn build(
     });
     let transformers = transformers.collect::<Result<Vec<_>>>()?;
     let vae = GpuVae::load(configs.vae.clone(), &sources.vae, dtype, &placement.vae)?;
-    let transformer: Box<dyn Denoiser> = match <[GpuTransformer; 2]>::try_from(transformers) {
-        Ok(pair) => Box::new(GuidanceParallel(pair)),
-        Err(mut transformers) => match (transformers.pop(), transformers.is_empty()) {
-            (Some(transformer), true) => Box::new(transformer),
-            _ => {
-                let found = placement.transformer.len();
-                return Err(Error::invalid(
-                    "devices",
-                    format!("expected 1 or 2 for one video, found {found}"),
-                ));
-            }
-        },
+    let mut transformers = transformers.into_iter();
+    let transformer: Box<dyn Denoiser> = match (transformers.next(), transformers.next(), transformers.next())
+    {
+        (Some(only), None, _) => Box::new(only),
+        (Some(first), Some(second), None) => Box::new(GuidanceParallel([first, second])),
+        _ => {
+            let found = placement.transformer.len();
+            return Err(Error::invalid("devices", format!("expected 1 or 2 for one video, found {found}")));
+        }
     };
     Ok(Components { text_encoder: Box::new(text_encoder), transformer, vae: Box::new(vae) })
 }

@@ -28,6 +28,9 @@ use crate::vae::{Check, Geometry, Plan, Progress, Tiling, VaeConfig, input_dims,
 use crate::weights::DIFFUSERS_STEM;
 use crate::{Error, Result};
 
+/// Given the index of a video in the batch, a piece of it, and where in the video the piece begins.
+type EmitOfBatch<'a> = &'a mut dyn FnMut(usize, &Tensor, [usize; 3]) -> Result<()>;
+
 /// The autoencoder with its weights on a device.
 pub struct GpuVae {
     config: VaeConfig,
@@ -71,7 +74,7 @@ impl GpuVae {
         coder: &impl Coder,
         task: &Task<'_>,
         check: Check<'_>,
-        emit: &mut dyn FnMut(usize, &Tensor, [usize; 3]) -> Result<()>,
+        emit: EmitOfBatch<'_>,
     ) -> Result<()> {
         let [batch, channels, frames, height, width] = input_dims(coder, self.dtype, task.input, task.name)?;
         let ratio = self.config.spatial_compression_ratio();
