@@ -183,13 +183,11 @@ impl Bench {
     /// The first plan that fits.
     fn plan(&self, dtype: DType, precision: Precision, free_bytes: usize) -> anyhow::Result<MemoryPlan> {
         let peaks = plan_peaks(self.preset, dtype, precision, PLANNED)?;
-        match peaks.iter().find(|(_, peak_bytes)| *peak_bytes <= free_bytes) {
-            Some((plan, _)) => Ok(*plan),
-            None => {
-                let least = peaks.iter().map(|(_, peak_bytes)| peak_bytes >> 20).min().unwrap_or(0);
-                bail!("the smallest plan needs {least} MiB, {} MiB are free", free_bytes >> 20)
-            }
+        if let Some((plan, _)) = peaks.iter().find(|(_, peak_bytes)| *peak_bytes <= free_bytes) {
+            return Ok(*plan);
         }
+        let least = peaks.iter().map(|(_, peak_bytes)| peak_bytes >> 20).min().unwrap_or(0);
+        bail!("the smallest plan needs {least} MiB, {} MiB are free", free_bytes >> 20)
     }
 
     fn wants(&self, stage: Stage) -> bool {
