@@ -1,7 +1,7 @@
 //! The pipeline's models on a GPU, or on what stands in for one.
 //!
 //! The same functions as the modules of the same names above, from the same files, through the operations of the
-//! `device` crate. Tensors cross to the host at the seams of [`crate::pipeline`] only. Must not know how a device
+//! `device` crate. Tensors cross to the host at the seams of the pipeline only. Must not know how a device
 //! computes, or anything of requests.
 
 pub mod bench;
