@@ -213,7 +213,8 @@ mod tests {
 
     #[test]
     fn a_video_of_the_models_own_size_needs_no_more_memory_than_planned() {
-        for (tiled, most_mib) in [(false, 6100), (true, 1620)] {
+        // 64 of them may be a library's workspace.
+        for (tiled, most_mib) in [(false, 6130), (true, 1670)] {
             let [_, most] = decoding_bytes(tiled).map(|bytes| bytes >> 20);
             assert!(most <= most_mib, "tiled {tiled}: {most} MiB");
         }
