@@ -25,8 +25,7 @@ pub(crate) fn open(device: DeviceSpec, settings: Settings) -> anyhow::Result<Vec
 
 #[cfg(feature = "cuda")]
 fn open_one(number: usize, settings: Settings) -> anyhow::Result<Device> {
-    use anyhow::Context;
-    Device::cuda(number, settings).with_context(|| format!("device cuda:{number}"))
+    Ok(Device::cuda(number, settings)?)
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -14,6 +14,8 @@ use super::{Error, Origin, Result, read};
 
 const PREFIX: &str = "COGVIDEOX_";
 const FILE_VARIABLE: &str = "COGVIDEOX_CONFIG";
+/// The build's own (server/device): who built here still has them.
+const BUILD_VARIABLES: [&str; 2] = ["COGVIDEOX_CUDA_ARCHS", "COGVIDEOX_CUDNN_LIB_DIR"];
 
 /// The variables of an environment that are ours.
 pub(super) struct Environment {
@@ -28,6 +30,9 @@ impl Environment {
         let mut environment = Self { file: None, variables: BTreeMap::new() };
         for (name, value) in all {
             let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
+            if BUILD_VARIABLES.contains(&name) {
+                continue;
+            }
             if name == FILE_VARIABLE {
                 environment.file = Some(value.into());
                 continue;
