@@ -121,6 +121,7 @@ fn image_latents_are_part_of_the_generators_stream() {
     let pipeline = load(&golden);
     let params = GenerationParams {
         initial_latents: None,
+        lora: Vec::new(),
         num_inference_steps: 1,
         ..params(&golden, &golden.json["runs"]["nocfg"])
     };
