@@ -39,6 +39,7 @@ fn params(golden: &Golden, run: &serde_json::Value) -> GenerationParams {
         seed: golden.json["seed"].as_u64().unwrap() + 1,
         vae_tiling: false,
         initial_latents: Some(golden.get(run["latents"].as_str().unwrap()).clone()),
+        lora: Vec::new(),
     }
 }
 
