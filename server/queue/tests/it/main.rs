@@ -17,5 +17,6 @@ mod repeats;
 mod retention;
 mod story;
 mod turns;
+mod upkeep;
 mod watchers;
 mod workers;
