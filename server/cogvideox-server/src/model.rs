@@ -119,7 +119,7 @@ impl ModelSource {
         Ok(GpuOptions { placement: gpu::placement(gpus)?, precision: gpu::precision(self.dtype), plan })
     }
 
-    fn gpu_folder(&self) -> anyhow::Result<&Path> {
+    pub(crate) fn gpu_folder(&self) -> anyhow::Result<&Path> {
         match &self.path {
             ModelPath::Demo => bail!("device {}: the demo model runs on cpu only", self.device),
             ModelPath::Folder(dir) => Ok(dir),
@@ -127,7 +127,7 @@ impl ModelSource {
     }
 
     /// What tensors are in beside 8-bit weights.
-    fn computing_dtype(&self) -> cogvideox::Result<DType> {
+    pub(crate) fn computing_dtype(&self) -> cogvideox::Result<DType> {
         Ok(match self.dtype {
             config::DType::F32 => DType::F32,
             config::DType::F16 => DType::F16,

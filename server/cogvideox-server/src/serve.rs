@@ -25,7 +25,7 @@ use crate::{door, http_server, measurements, retention, webhooks};
 /// The job table's file in the data folder.
 pub(crate) const QUEUE_FILE: &str = "queue.sqlite";
 /// The folder of finished videos in the data folder.
-const VIDEOS_DIR: &str = "videos";
+pub(crate) const VIDEOS_DIR: &str = "videos";
 /// The folder of unfinished ones.
 const CHECKPOINTS_DIR: &str = "checkpoints";
 /// Heartbeats within a lease: one may be lost without the lease being taken.

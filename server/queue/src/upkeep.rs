@@ -110,6 +110,16 @@ impl DatabaseFile {
         Ok(files.map(|(key, bytes, sha256)| OutputFile { key, bytes: bytes as u64, sha256 }).collect())
     }
 
+    /// Whether an API key opens the server.
+    ///
+    /// # Errors
+    /// [`Error::Database`], also for tables that are not up to date.
+    pub async fn has_keys(&self) -> Result<bool> {
+        let mut connection = self.connect().await?;
+        let is_key = "SELECT EXISTS (SELECT 1 FROM api_keys WHERE revoked_at_ms IS NULL)";
+        Ok(sqlx::query_scalar(is_key).fetch_one(&mut connection).await?)
+    }
+
     /// When the newest event of its rows was, in Unix milliseconds.
     ///
     /// # Errors

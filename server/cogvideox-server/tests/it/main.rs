@@ -5,5 +5,6 @@
 mod check_config;
 mod config;
 mod keys;
+mod operating;
 mod telemetry;
 mod terminal;
