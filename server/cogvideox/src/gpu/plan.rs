@@ -231,7 +231,6 @@ mod tests {
         for preset in [Preset::Cogvideox5b, Preset::Cogvideox15] {
             let mut least = usize::MAX;
             for (plan, bytes) in plan_peaks(preset, preset.dtype(), Precision::Dense, HOPPER).unwrap() {
-                println!("{}: {} MiB: {plan}", preset.name(), bytes >> 20);
                 if bytes < least {
                     least = bytes;
                     taken.insert(plan.to_string());
