@@ -6,6 +6,7 @@
 
 pub mod bench;
 mod block;
+mod embedding;
 mod load;
 mod plan;
 mod preset;
