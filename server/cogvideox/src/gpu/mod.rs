@@ -9,6 +9,7 @@ mod block;
 mod load;
 mod plan;
 mod preset;
+pub mod quality;
 mod source;
 mod streaming;
 mod tables;
