@@ -186,7 +186,7 @@ def quality(run, binary, device, preset, dtype):
 
 def plans(run, binary):
     """What `bench` can do without a GPU."""
-    lines, status = run.command([binary, "bench", "--preset", "tiny", "--random-weights", "--device", "plan", "--json"])
+    lines, status = run.command([binary, "bench", "--preset", "2b", "--random-weights", "--device", "plan", "--json"])
     peaks = [json.loads(line)["peak_bytes"] for line in lines if line.startswith("{")]
     assert peaks and min(peaks) > 0 and status == 0, f"{len(peaks)} plans, {ended(status)}"
     return f"ok, {len(peaks)} plans"

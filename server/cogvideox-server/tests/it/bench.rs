@@ -19,7 +19,7 @@ fn refusal(arguments: &[&str]) -> String {
 
 #[test]
 fn the_memory_of_every_plan_is_counted_without_a_gpu() {
-    let output = bench(&["--preset", "tiny", "--random-weights", "--device", "plan", "--json"]);
+    let output = bench(&["--preset", "2b", "--random-weights", "--device", "plan", "--json"]);
     assert!(output.status.success());
     for line in String::from_utf8(output.stdout).unwrap().lines() {
         let plan: serde_json::Value = serde_json::from_str(line).unwrap();
