@@ -10,6 +10,7 @@ mod embedding;
 mod load;
 mod plan;
 mod preset;
+pub mod quality;
 mod source;
 mod streaming;
 mod tables;
