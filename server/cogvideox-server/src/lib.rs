@@ -13,6 +13,7 @@ mod http_server;
 mod keys;
 mod measurements;
 mod model;
+mod model_set;
 mod prompts;
 mod retention;
 mod selftest;
