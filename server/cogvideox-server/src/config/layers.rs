@@ -143,7 +143,7 @@ impl Layers {
         {
             let fields = Table::from_iter([(field.to_owned(), Value::String(text.to_owned()))]);
             let entries = Table::from_iter([(name.to_owned(), Value::Table(fields))]);
-            return self.add_entries(entries, &section.to_owned(), &origin);
+            return self.add_entries(entries, section, &origin);
         }
         let Some(default) = self.default_of(&key) else { return Err(Error::UnknownKey { key, origin }) };
         let value = match default {
