@@ -14,6 +14,7 @@ use crate::doctor::Doctor;
 use crate::generate::Generate;
 use crate::keys::Keys;
 use crate::migrate::Migrate;
+use crate::model_set;
 use crate::selftest::Selftest;
 use crate::serve;
 use crate::tokenize::Tokenize;
@@ -38,9 +39,10 @@ pub struct Cli {
 pub enum Command {
     /// Accept prompts over HTTP and make their videos.
     Serve {
-        /// A model folder in diffusers' layout, or "demo"; the configured model if not given.
+        /// A model folder in diffusers' layout, or "demo"; the configured model if not given. May be repeated: requests
+        /// pick the further ones by their folders' names.
         #[arg(long, value_name = "DIR")]
-        model: Option<String>,
+        model: Vec<String>,
         /// cpu, cuda, cuda:N or cuda:N+cuda:M, a worker for each; may be repeated; the configured ones if not given.
         #[arg(long, value_name = "DEVICE", value_delimiter = ',')]
         device: Vec<DeviceSpec>,
@@ -95,7 +97,7 @@ impl Cli {
         mut stdio: Stdio<impl BufRead, impl Write>,
     ) -> anyhow::Result<()> {
         if let Command::Serve { model, device, memory_limit, .. } = &self.command {
-            self.set.extend(model.iter().map(|model| ("model.path".to_owned(), model.clone())));
+            self.set.extend(model_set::keys_of_paths(model));
             let limit =
                 memory_limit.map(|limit| ("model.memory_limit_mib".to_owned(), limit.mib.to_string()));
             self.set.extend(limit);

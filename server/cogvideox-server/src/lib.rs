@@ -16,6 +16,7 @@ mod keys;
 mod measurements;
 mod migrate;
 mod model;
+mod model_set;
 mod prompts;
 mod retention;
 mod selftest;

@@ -8,11 +8,11 @@ use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use anyhow::bail;
-use api::{CountTokens, FrameLattice, ModelCard, Size, StepRule};
+use api::{FrameLattice, ModelCard, Size, StepRule};
 use candle_core::{DType, Device};
 use cogvideox::gpu::{ChosenPlan, GpuOptions, MemoryPlan, Precision};
 use cogvideox::scheduler::SchedulerKind;
-use cogvideox::{Checkpoint, CogVideoXPipeline, Event, GenerationParams, ModelDescription, Tokenizer};
+use cogvideox::{Checkpoint, CogVideoXPipeline, Event, GenerationParams, ModelDescription};
 use queue::VideoParams;
 use worker::{DenoiseState, GenerateError, Generated, Generator, Picture, Progress, Request};
 
@@ -202,16 +202,6 @@ fn frame_lattice(counts: &[usize]) -> FrameLattice {
     FrameLattice { min: min as u32, max: max as u32, stride: stride as u32 }
 }
 
-/// The tokenizer, for the API's door.
-pub(crate) struct PromptTokens(pub(crate) Tokenizer);
-
-impl CountTokens for PromptTokens {
-    fn count(&self, prompt: &str) -> usize {
-        // The length asked for bounds the padded ids, not the count.
-        self.0.encode(prompt, 1).untruncated_len
-    }
-}
-
 /// The pipeline behind the worker's seam.
 pub(crate) struct PipelineGenerator {
     /// Loaded on the worker's thread. None after a change of the memory plan that failed.
@@ -360,7 +350,8 @@ fn peak_memory_bytes(gpus: &[device::Device]) -> Option<u64> {
     }
 }
 
-fn load_error(error: anyhow::Error) -> GenerateError {
+/// A failure to load a pipeline, as the end of a video.
+pub(crate) fn load_error(error: anyhow::Error) -> GenerateError {
     error.downcast().map_or_else(|other| GenerateError::Internal(other.to_string()), generate_error)
 }
 

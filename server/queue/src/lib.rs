@@ -29,6 +29,7 @@ mod keys;
 mod lease;
 mod line;
 mod metrics;
+mod next;
 mod outbox;
 mod pace;
 mod previews;

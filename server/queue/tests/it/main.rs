@@ -11,6 +11,7 @@ mod leases;
 mod machine;
 mod migration;
 mod model;
+mod models;
 mod outbox;
 mod races;
 mod repeats;
