@@ -213,7 +213,7 @@ def stages(run, options, folder):
     run.results["machine"] = {"gpus": count, "python": sys.version.split()[0], "cores": os.cpu_count()}
     if not count:
         print("no GPU here: nothing is measured; the goldens run on the CPU, to see that the program runs", flush=True)
-        run.stage("bench: memory plans", 30, lambda: plans(run, binary))
+        run.stage("bench: memory plans", 120, lambda: plans(run, binary))
         run.stage("bench --quality without a GPU", 10, lambda: unmeasured(run, binary))
         run.stage("goldens on the CPU", 200, lambda: goldens(run, binary, "cpu"))
         return
