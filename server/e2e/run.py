@@ -16,6 +16,7 @@ import access
 import basics
 import files
 import line
+import models
 import outside
 import parity
 import recovery
@@ -23,7 +24,7 @@ import streams
 import workers
 from server import step
 
-WALKS = {walk.__name__: walk for walk in (basics, files, line, streams, recovery, workers, access, outside, parity)}
+WALKS = {walk.__name__: walk for walk in (basics, files, line, streams, recovery, workers, models, access, outside, parity)}
 
 
 def main(binary, *names):

@@ -5,9 +5,10 @@
 
 For a machine with an NVIDIA driver, CUDA 13's cuBLASLt, cuDNN, PyTorch, transformers and accelerate. It checks what
 it carries, runs every kernel against its reference and every golden pipeline on the GPU, times the 2B and the 5B
-model with random weights, and diffusers at the same shapes. Nothing stops it early: a stage that fails or takes too
+model with random weights, and diffusers at the same shapes, and tells how far 8 bits lead the latents astray. Nothing stops it early: a stage that fails or takes too
 long is told at the end. Results go to the folder $OUT, or ./results, as they come: results.json, log.txt, and
-table.txt, which is also printed last. Without a GPU it says so, checks what it carries, and runs the goldens on the CPU.
+table.txt, which is also printed last. Without a GPU it says so, checks what it carries, counts memory plans, and runs
+the goldens on the CPU.
 """
 import argparse
 import ctypes
@@ -31,6 +32,9 @@ KIT = pathlib.Path(__file__).resolve().parent
 TOTAL_SECONDS = 525
 # What is timed: preset, the dtype that its authors advise, steps.
 PRESETS = [("5b", "bf16", 4), ("2b", "f16", 6)]
+# What 8 bits cost: preset, dtype.
+QUALITIES = [("5b", "fp8"), ("2b", "fp8"), ("2b", "int8")]
+QUALITY_STEPS = 4
 
 
 class Run:
@@ -40,7 +44,7 @@ class Run:
         self.out, self.begin = out, time.monotonic()
         out.mkdir(parents=True, exist_ok=True)
         self.log = open(out / "log.txt", "w")
-        self.results = {"stages": [], "goldens": [], "kernels": [], "bench": {}, "peer": {}}
+        self.results = {"stages": [], "goldens": [], "kernels": [], "bench": {}, "quality": {}, "peer": {}}
 
     def left(self):
         return TOTAL_SECONDS - (time.monotonic() - self.begin)
@@ -126,10 +130,10 @@ def gpus():
     return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
 
 
-def kernels(run, binary, device):
-    lines, status = run.command([binary, "selftest", "--device", device, "--json"])
+def kernels(run, binary, device, *options):
+    lines, status = run.command([binary, "selftest", "--device", device, "--json", *options])
     cases = [json.loads(line) for line in lines if line.startswith("{")]
-    run.results["kernels"] = cases
+    run.results["kernels"] += cases
     wrong = [case["name"] for case in cases if not case["passed"]]
     assert cases and not wrong and status == 0, f"{len(wrong)} of {len(cases)} wrong {wrong[:5]}, {ended(status)}"
     return f"ok, {len(cases)} cases"
@@ -171,6 +175,29 @@ def bench(run, binary, device, preset, dtype, steps):
     assert objects and status == 0, f"{len(objects)} lines of JSON, {ended(status)}"
 
 
+def quality(run, binary, device, preset, dtype):
+    lines, status = run.command([binary, "bench", "--quality", "--preset", preset, "--random-weights", "--dtype", dtype,
+                                 "--steps", QUALITY_STEPS, "--device", device, "--json"])
+    errors = [found["relative_error"] for found in map(json.loads, (line for line in lines if line.startswith("{"))) if "step" in found]
+    run.results["quality"][f"{preset} {dtype}"] = errors
+    assert len(errors) == QUALITY_STEPS and status == 0, f"{len(errors)} of {QUALITY_STEPS} steps, {ended(status)}"
+    return "ok, relative error of the latents " + ", ".join(f"{error:.4f}" for error in errors)
+
+
+def plans(run, binary):
+    """What `bench` can do without a GPU."""
+    lines, status = run.command([binary, "bench", "--preset", "2b", "--random-weights", "--device", "plan", "--json"])
+    peaks = [json.loads(line)["peak_bytes"] for line in lines if line.startswith("{")]
+    assert peaks and min(peaks) > 0 and status == 0, f"{len(peaks)} plans, {ended(status)}"
+    return f"ok, {len(peaks)} plans"
+
+
+def unmeasured(run, binary):
+    """`bench --quality` says what it lacks: CUDA, or the driver."""
+    _, status = run.command([binary, "bench", "--quality", "--preset", "tiny", "--random-weights", "--dtype", "int8", "--device", "cuda"])
+    assert status == 1, f"expected exit status 1, found {ended(status)}"
+
+
 def peer(run, site, preset, steps):
     environment = dict(os.environ, PYTHONPATH=f"{site}:{os.environ.get('PYTHONPATH', '')}", PYTHONUNBUFFERED="1", HF_HUB_OFFLINE="1")
     lines, status = run.command([sys.executable, "-W", "ignore", KIT / "peer.py", preset, steps], environment)
@@ -186,14 +213,19 @@ def stages(run, options, folder):
     run.results["machine"] = {"gpus": count, "python": sys.version.split()[0], "cores": os.cpu_count()}
     if not count:
         print("no GPU here: nothing is measured; the goldens run on the CPU, to see that the program runs", flush=True)
+        run.stage("bench: memory plans", 120, lambda: plans(run, binary))
+        run.stage("bench --quality without a GPU", 10, lambda: unmeasured(run, binary))
         run.stage("goldens on the CPU", 200, lambda: goldens(run, binary, "cpu"))
         return
     run.stage("machine", 15, lambda: " ".join(run.command(
         ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,clocks.sm,clocks.max.sm,power.limit", "--format=csv"])[0]))
     run.stage("kernels against references", 45, lambda: kernels(run, binary, options.device))
+    run.stage("own kernels against references", 45, lambda: kernels(run, binary, options.device, "--own-kernels"))
     run.stage("goldens", 60, lambda: goldens(run, binary, options.device))
     for preset, dtype, steps in PRESETS:
         run.stage(f"bench {preset}", 70, lambda: bench(run, binary, options.device, preset, dtype, steps))
+    for preset, dtype in QUALITIES:
+        run.stage(f"quality of {preset} {dtype}", 40, lambda: quality(run, binary, options.device, preset, dtype))
     for preset, dtype, steps in PRESETS:
         run.stage(f"diffusers {preset}", 140, lambda: peer(run, folder / "site", preset, steps))
 

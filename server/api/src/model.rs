@@ -7,8 +7,8 @@ use std::fmt;
 
 /// Counts a prompt's tokens as the model's text encoder sees them.
 pub trait CountTokens: Send + Sync {
-    /// Pieces of the prompt, the end marker included, before any truncation.
-    fn count(&self, prompt: &str) -> usize;
+    /// Pieces of the prompt as this model has it, the end marker included, before any truncation.
+    fn count(&self, model: &str, prompt: &str) -> usize;
 }
 
 /// Width and height in pixels.

@@ -72,7 +72,8 @@ async fn refine_prompt(state: &AppState, caller: &Caller, draft: &mut Draft<'_>)
     let refined = match refiner.refine(&draft.job.params.prompt).await {
         Ok(refined) if refined.trim().is_empty() => Err("the refiner came back with nothing".to_owned()),
         Ok(refined) => {
-            let (tokens, limit) = (state.prompt_tokens.count(&refined), draft.card.max_prompt_tokens);
+            let (tokens, limit) =
+                (state.prompt_tokens.count(&draft.card.id, &refined), draft.card.max_prompt_tokens);
             let fits = tokens <= limit;
             if fits {
                 Ok(refined)

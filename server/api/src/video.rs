@@ -178,6 +178,8 @@ pub(crate) enum VideoState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum VideoStage {
+    /// Reading its model, in place of another.
+    LoadModel,
     /// Reading the prompt.
     TextEncode,
     /// Denoising the latents, step by step.
@@ -193,6 +195,7 @@ pub(crate) enum VideoStage {
 impl From<queue::Stage> for VideoStage {
     fn from(stage: queue::Stage) -> Self {
         match stage {
+            queue::Stage::LoadModel => Self::LoadModel,
             queue::Stage::TextEncode => Self::TextEncode,
             queue::Stage::Denoise => Self::Denoise,
             queue::Stage::VaeDecode => Self::VaeDecode,
@@ -206,7 +209,7 @@ impl From<queue::Stage> for VideoStage {
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct VideoError {
     /// For programs: `cancelled`, `invalid_params`, `out_of_memory`, `nan_latents`, `encode_failed`,
-    /// `storage_failed`, `worker_lost` or `internal`.
+    /// `storage_failed`, `model_not_available`, `model_load_failed`, `worker_lost` or `internal`.
     pub(crate) code: String,
     /// For people.
     pub(crate) message: String,
@@ -219,6 +222,9 @@ pub(crate) struct Timings {
     /// Waiting for the worker.
     #[schema(required)]
     pub(crate) queue_ms: Option<u64>,
+    /// Reading its model, where another was loaded.
+    #[schema(required)]
+    pub(crate) load_model_ms: Option<u64>,
     /// Reading the prompt.
     #[schema(required)]
     pub(crate) text_encode_ms: Option<u64>,
@@ -240,6 +246,7 @@ impl From<queue::Timings> for Timings {
     fn from(timings: queue::Timings) -> Self {
         Self {
             queue_ms: timings.queue_ms,
+            load_model_ms: timings.load_model_ms,
             text_encode_ms: timings.text_encode_ms,
             denoise_ms: timings.denoise_ms,
             vae_decode_ms: timings.vae_decode_ms,

@@ -6,7 +6,7 @@ import { player, shape, sourceOf } from "./media.js";
 import { isTerminal } from "./store.js";
 
 const TIMINGS = [
-  ["queue_ms", "waiting"], ["text_encode_ms", "prompt"], ["denoise_ms", "denoising"],
+  ["queue_ms", "waiting"], ["load_model_ms", "loading"], ["text_encode_ms", "prompt"], ["denoise_ms", "denoising"],
   ["vae_decode_ms", "decoding"], ["encode_mp4_ms", "encoding"], ["store_ms", "saving"],
 ];
 

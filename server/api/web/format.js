@@ -15,6 +15,7 @@ export const STAGE_LABELS = Object.entries(STAGES);
 export function stageText(video) {
   if (video.state === "cancelling") return "Stopping";
   if (video.stage === "denoise" && video.total_steps > 0) return `Denoising, step ${video.step} of ${video.total_steps}`;
+  if (video.stage === "load_model") return "Loading the model";
   return STAGES[video.stage] ?? "Starting";
 }
 

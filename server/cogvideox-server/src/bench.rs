@@ -1,18 +1,21 @@
 //! `cogvideox-server bench`: how fast a model's parts run at the published shapes, with random weights.
 //!
 //! The measuring is the model crate's; this decides what is measured and prints it, part by part, so that a run that is
-//! cut short keeps what it had. On the device `plan` nothing runs: the memory of every plan is counted. Must not know
-//! requests.
+//! cut short keeps what it had. On the device `plan` nothing runs: the memory of every plan is counted. With `--quality`
+//! it is not speed that is measured but what 8 bits cost. Must not know requests.
+
+mod quality;
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::str::FromStr;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use candle_core::DType;
 use clap::{Args, ValueEnum};
-use cogvideox::gpu::bench::{Bench as Measuring, plan_peaks};
-use cogvideox::gpu::{MemoryPlan, Precision, Preset};
-use device::{Capability, Settings};
+use cogvideox::gpu::bench::{Bench as Measuring, first_plan, plan_peaks};
+use cogvideox::gpu::{Precision, Preset};
+use device::{Capability, Device, Settings};
 use serde_json::json;
 
 use crate::config;
@@ -51,19 +54,26 @@ impl FromStr for Target {
     }
 }
 
-/// Measure a published model's parts with random weights.
+/// Measure a published model's parts with random weights, or what 8 bits cost in quality.
 #[derive(Debug, Args)]
 pub struct Bench {
     /// 2b, 5b, 1.5-5b, or tiny for a machine without a GPU.
-    #[arg(long)]
-    preset: Preset,
+    #[arg(long, required_unless_present = "model")]
+    preset: Option<Preset>,
     /// Draw the weights on the device: speed depends on shapes, not on values.
-    #[arg(long, required = true)]
+    #[arg(long, required_unless_present = "model")]
     random_weights: bool,
+    /// Denoise in the model's own dtype and in --dtype fp8, int8 or int8-weight-only from the same noise, and print
+    /// how far the latents are apart after each of --steps steps.
+    #[arg(long, conflicts_with = "stages")]
+    quality: bool,
+    /// With --quality: a model's folder in diffusers' layout instead of random weights.
+    #[arg(long, value_name = "DIR", requires = "quality", conflicts_with_all = ["preset", "random_weights"])]
+    model: Option<PathBuf>,
     /// What the model computes in; as published if not given.
     #[arg(long)]
     dtype: Option<config::DType>,
-    /// Steps that are timed, after one that is not.
+    /// Steps that are timed, after one that is not; with --quality, of the whole denoising.
     #[arg(long, default_value_t = 3)]
     steps: usize,
     /// The GPU's memory that may be used, as in 8GiB.
@@ -86,25 +96,31 @@ impl Bench {
     /// # Errors
     /// A device that cannot be used, or has too little memory for any plan.
     pub(crate) fn run(&self, stdout: &mut impl Write) -> anyhow::Result<()> {
-        let (dtype, precision) = self.precision();
+        let precision = self.dtype.map_or(Precision::Dense, gpu::precision);
         match self.device {
-            Target::Plan => self.print_plans(dtype, precision, stdout),
-            Target::On(name) => self.measure(name, dtype, precision, stdout),
+            Target::Plan if self.quality => bail!("--quality: nothing is computed on the device plan"),
+            Target::On(name) if self.quality => self.compare(name, precision, stdout),
+            Target::Plan => self.print_plans(precision, stdout),
+            Target::On(name) => self.measure(name, precision, stdout),
         }
     }
 
-    fn precision(&self) -> (DType, Precision) {
-        let dtype = match self.dtype {
+    fn preset(&self) -> anyhow::Result<Preset> {
+        self.preset.context("--preset: expected one of a published model")
+    }
+
+    fn dtype(&self, preset: Preset) -> DType {
+        match self.dtype {
             Some(config::DType::F32) => DType::F32,
             Some(config::DType::F16) => DType::F16,
             Some(config::DType::Bf16) => DType::BF16,
-            _ => self.preset.dtype(),
-        };
-        (dtype, self.dtype.map_or(Precision::Dense, gpu::precision))
+            _ => preset.dtype(),
+        }
     }
 
-    fn print_plans(&self, dtype: DType, precision: Precision, stdout: &mut impl Write) -> anyhow::Result<()> {
-        for (plan, peak_bytes) in plan_peaks(self.preset, dtype, precision, PLANNED)? {
+    fn print_plans(&self, precision: Precision, stdout: &mut impl Write) -> anyhow::Result<()> {
+        let preset = self.preset()?;
+        for (plan, peak_bytes) in plan_peaks(preset, self.dtype(preset), precision, PLANNED)? {
             if self.json {
                 writeln!(stdout, "{}", json!({ "plan": plan.to_string(), "peak_bytes": peak_bytes }))?;
             } else {
@@ -114,25 +130,19 @@ impl Bench {
         Ok(())
     }
 
-    fn measure(
-        &self,
-        name: DeviceName,
-        dtype: DType,
-        precision: Precision,
-        stdout: &mut impl Write,
-    ) -> anyhow::Result<()> {
-        let memory_limit_bytes = self.memory_limit.map(|limit| (limit.mib as usize) << 20);
-        let device = gpu::open_named(name, Settings { memory_limit_bytes, ..Settings::default() })?;
-        let plan = self.plan(dtype, precision, device.memory()?.0)?;
+    fn measure(&self, name: DeviceName, precision: Precision, stdout: &mut impl Write) -> anyhow::Result<()> {
+        let preset = self.preset()?;
+        let (dtype, device) = (self.dtype(preset), self.open(name)?);
+        let plan = first_plan(preset, dtype, precision, &device)?;
         let name = device.name().to_owned();
         self.print(
             stdout,
             &json!({
-                "preset": self.preset.name(), "dtype": dtype.as_str(), "precision": format!("{precision:?}"),
+                "preset": preset.name(), "dtype": dtype.as_str(), "precision": format!("{precision:?}"),
                 "device": name, "plan": plan.to_string(),
             }),
         )?;
-        let bench = Measuring { preset: self.preset, dtype, precision, plan, device };
+        let bench = Measuring { preset, dtype, precision, plan, device };
         if self.wants(Stage::Text) {
             let text = bench.text_encode()?;
             let line =
@@ -148,6 +158,11 @@ impl Bench {
             self.print(stdout, &line)?;
         }
         Ok(())
+    }
+
+    fn open(&self, name: DeviceName) -> anyhow::Result<Device> {
+        let memory_limit_bytes = self.memory_limit.map(|limit| (limit.mib as usize) << 20);
+        gpu::open_named(name, Settings { memory_limit_bytes, ..Settings::default() })
     }
 
     fn measure_transformer(&self, bench: &Measuring, stdout: &mut impl Write) -> anyhow::Result<()> {
@@ -178,16 +193,6 @@ impl Bench {
             )?;
         }
         Ok(())
-    }
-
-    /// The first plan that fits.
-    fn plan(&self, dtype: DType, precision: Precision, free_bytes: usize) -> anyhow::Result<MemoryPlan> {
-        let peaks = plan_peaks(self.preset, dtype, precision, PLANNED)?;
-        if let Some((plan, _)) = peaks.iter().find(|(_, peak_bytes)| *peak_bytes <= free_bytes) {
-            return Ok(*plan);
-        }
-        let least = peaks.iter().map(|(_, peak_bytes)| peak_bytes >> 20).min().unwrap_or(0);
-        bail!("the smallest plan needs {least} MiB, {} MiB are free", free_bytes >> 20)
     }
 
     fn wants(&self, stage: Stage) -> bool {

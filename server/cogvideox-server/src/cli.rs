@@ -7,10 +7,14 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::backup::{Backup, Restore};
 use crate::bench::Bench;
 use crate::config::{Config, DeviceSpec, LoadOptions, MemoryLimit};
+use crate::doctor::Doctor;
 use crate::generate::Generate;
 use crate::keys::Keys;
+use crate::migrate::Migrate;
+use crate::model_set;
 use crate::selftest::Selftest;
 use crate::serve;
 use crate::tokenize::Tokenize;
@@ -35,9 +39,10 @@ pub struct Cli {
 pub enum Command {
     /// Accept prompts over HTTP and make their videos.
     Serve {
-        /// A model folder in diffusers' layout, or "demo"; the configured model if not given.
+        /// A model folder in diffusers' layout, or "demo"; the configured model if not given. May be repeated: requests
+        /// pick the further ones by their folders' names.
         #[arg(long, value_name = "DIR")]
-        model: Option<String>,
+        model: Vec<String>,
         /// cpu, cuda, cuda:N or cuda:N+cuda:M, a worker for each; may be repeated; the configured ones if not given.
         #[arg(long, value_name = "DEVICE", value_delimiter = ',')]
         device: Vec<DeviceSpec>,
@@ -51,6 +56,14 @@ pub enum Command {
     /// Make, list and revoke API keys.
     #[command(subcommand)]
     Keys(Keys),
+    /// Check this machine, the configuration, the data folder and the model, and say what to do about what is wrong.
+    Doctor(Doctor),
+    /// Copy the job table and its files to a new folder, also while the server runs.
+    Backup(Backup),
+    /// Put a backup into a data folder that has no job table.
+    Restore(Restore),
+    /// Bring the job table up to date with this program.
+    Migrate(Migrate),
     /// Make one video from the command line.
     Generate(Box<Generate>),
     /// Read one JSON string a line on stdin and print its token ids.
@@ -84,7 +97,7 @@ impl Cli {
         mut stdio: Stdio<impl BufRead, impl Write>,
     ) -> anyhow::Result<()> {
         if let Command::Serve { model, device, memory_limit, .. } = &self.command {
-            self.set.extend(model.iter().map(|model| ("model.path".to_owned(), model.clone())));
+            self.set.extend(model_set::keys_of_paths(model));
             let limit =
                 memory_limit.map(|limit| ("model.memory_limit_mib".to_owned(), limit.mib.to_string()));
             self.set.extend(limit);
@@ -99,17 +112,29 @@ impl Cli {
             Command::Bench(bench) => return bench.run(&mut stdio.stdout),
             _ => {}
         }
-        let config = Config::load(&LoadOptions { file: self.config, overrides: self.set }, environment)?;
+        let config = Config::load(&LoadOptions { file: self.config, overrides: self.set }, environment);
+        if let Command::Doctor(doctor) = &self.command {
+            return doctor.run(config, &mut stdio.stdout);
+        }
+        let config = config?;
         match self.command {
             Command::Serve { start_paused, .. } => serve::run(config, start_paused)?,
             Command::Keys(keys) => keys.run(&config, &mut stdio.stdout)?,
+            Command::Backup(backup) => block_on(backup.run(&config, &mut stdio.stdout))?,
+            Command::Restore(restore) => block_on(restore.run(&config, &mut stdio.stdout))?,
+            Command::Migrate(migrate) => block_on(migrate.run(&config, &mut stdio.stdout))?,
             Command::Generate(generate) => generate.run(config, &mut stdio.stdout)?,
             Command::Tokenize(tokenize) => tokenize.run(config, stdio.stdin, &mut stdio.stdout)?,
             Command::CheckConfig => write!(stdio.stdout, "{}", config.to_toml()?)?,
-            Command::Openapi | Command::Selftest(_) | Command::Bench(_) => {}
+            Command::Openapi | Command::Selftest(_) | Command::Bench(_) | Command::Doctor(_) => {}
         }
         Ok(())
     }
+}
+
+/// Runs a command that waits for the database.
+pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }
 
 fn key_and_value(argument: &str) -> Result<(String, String), String> {

@@ -9,6 +9,7 @@ mod layers;
 mod sections;
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     path::{Path, PathBuf},
 };
@@ -37,6 +38,8 @@ pub struct Config {
     pub limits: Limits,
     /// Which model, and how it computes.
     pub model: Model,
+    /// Further models, by their names in requests.
+    pub models: BTreeMap<String, NamedModel>,
     /// The job table.
     pub queue: Queue,
     /// How long a worker keeps at a video.

@@ -6,10 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::{
-    Access, AppState, CheckWebhookUrl, Device, DiskProbe, Health, Limits, ModelCard, ModelCatalog,
-    RequestRates, Streams, Tickets,
+    Access, AppState, CheckWebhookUrl, Device, DiskProbe, Health, Limits, RequestRates, Streams, Tickets,
 };
-use cogvideox::ModelDescription;
 use futures_util::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use outbound::{Policy, check_webhook_url};
@@ -18,7 +16,7 @@ use tokio::sync::watch;
 use worker::{Pulse, Readiness, Workers};
 
 use crate::config::Config;
-use crate::model::PromptTokens;
+use crate::model_set::Offer;
 use crate::serve::Data;
 use crate::{measurements, prompts};
 
@@ -26,8 +24,7 @@ use crate::{measurements, prompts};
 pub(crate) struct Parts<'a> {
     pub(crate) config: &'a Config,
     pub(crate) data: &'a Data,
-    pub(crate) description: ModelDescription,
-    pub(crate) card: ModelCard,
+    pub(crate) offer: Offer,
     pub(crate) recorder: PrometheusHandle,
     pub(crate) workers: &'a Workers,
 }
@@ -37,7 +34,7 @@ pub(crate) struct Parts<'a> {
 /// # Errors
 /// A blocklist that cannot be read, a URL that is none.
 pub(crate) fn state(parts: Parts<'_>) -> anyhow::Result<AppState> {
-    let Parts { config, data, description, card, recorder, workers } = parts;
+    let Parts { config, data, offer, recorder, workers } = parts;
     let retention_hours = u64::from(config.retention.max_age_hours);
     let store = data.store.clone();
     let pulses = pulses(workers);
@@ -45,8 +42,8 @@ pub(crate) fn state(parts: Parts<'_>) -> anyhow::Result<AppState> {
     Ok(AppState {
         queue: data.queue.clone(),
         store: data.store.clone(),
-        catalog: Arc::new(ModelCatalog::new(card, Vec::new())),
-        prompt_tokens: Arc::new(PromptTokens(description.tokenizer)),
+        catalog: Arc::new(offer.catalog),
+        prompt_tokens: Arc::new(offer.tokens),
         health,
         devices,
         limits: limits(config),

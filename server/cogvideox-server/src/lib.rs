@@ -2,9 +2,11 @@
 //!
 //! A library so that tests can reach them. It joins the other crates and holds no logic of theirs.
 
+mod backup;
 mod bench;
 pub mod cli;
 pub mod config;
+mod doctor;
 mod door;
 mod dump;
 mod generate;
@@ -12,7 +14,9 @@ pub mod gpu;
 mod http_server;
 mod keys;
 mod measurements;
+mod migrate;
 mod model;
+mod model_set;
 mod prompts;
 mod retention;
 mod selftest;

@@ -8,11 +8,11 @@ use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use anyhow::bail;
-use api::{CountTokens, FrameLattice, ModelCard, Size, StepRule};
+use api::{FrameLattice, ModelCard, Size, StepRule};
 use candle_core::{DType, Device};
 use cogvideox::gpu::{ChosenPlan, GpuOptions, MemoryPlan, Precision};
 use cogvideox::scheduler::SchedulerKind;
-use cogvideox::{Checkpoint, CogVideoXPipeline, Event, GenerationParams, ModelDescription, Tokenizer};
+use cogvideox::{Checkpoint, CogVideoXPipeline, Event, GenerationParams, ModelDescription};
 use queue::VideoParams;
 use worker::{DenoiseState, GenerateError, Generated, Generator, Picture, Progress, Request};
 
@@ -119,7 +119,7 @@ impl ModelSource {
         Ok(GpuOptions { placement: gpu::placement(gpus)?, precision: gpu::precision(self.dtype), plan })
     }
 
-    fn gpu_folder(&self) -> anyhow::Result<&Path> {
+    pub(crate) fn gpu_folder(&self) -> anyhow::Result<&Path> {
         match &self.path {
             ModelPath::Demo => bail!("device {}: the demo model runs on cpu only", self.device),
             ModelPath::Folder(dir) => Ok(dir),
@@ -127,7 +127,7 @@ impl ModelSource {
     }
 
     /// What tensors are in beside 8-bit weights.
-    fn computing_dtype(&self) -> cogvideox::Result<DType> {
+    pub(crate) fn computing_dtype(&self) -> cogvideox::Result<DType> {
         Ok(match self.dtype {
             config::DType::F32 => DType::F32,
             config::DType::F16 => DType::F16,
@@ -200,16 +200,6 @@ fn frame_lattice(counts: &[usize]) -> FrameLattice {
     let (min, max) = (counts.first().copied().unwrap_or(1), counts.last().copied().unwrap_or(1));
     let stride = counts.get(1).map_or(1, |second| second - min);
     FrameLattice { min: min as u32, max: max as u32, stride: stride as u32 }
-}
-
-/// The tokenizer, for the API's door.
-pub(crate) struct PromptTokens(pub(crate) Tokenizer);
-
-impl CountTokens for PromptTokens {
-    fn count(&self, prompt: &str) -> usize {
-        // The length asked for bounds the padded ids, not the count.
-        self.0.encode(prompt, 1).untruncated_len
-    }
 }
 
 /// The pipeline behind the worker's seam.
@@ -361,7 +351,8 @@ fn peak_memory_bytes(gpus: &[device::Device]) -> Option<u64> {
     }
 }
 
-fn load_error(error: anyhow::Error) -> GenerateError {
+/// A failure to load a pipeline, as the end of a video.
+pub(crate) fn load_error(error: anyhow::Error) -> GenerateError {
     error.downcast().map_or_else(|other| GenerateError::Internal(other.to_string()), generate_error)
 }
 

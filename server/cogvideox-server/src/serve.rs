@@ -3,7 +3,7 @@
 //! The order matters: what an earlier process left is put right before the workers start, the socket is bound before
 //! the model is read (so that `/readyz` can say "loading"), and on a signal the door closes before the workers stop.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,14 +18,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use worker::{Readiness, WorkerConfig};
 
-use crate::config::Config;
-use crate::model::{ModelSource, PipelineGenerator};
+use crate::config::{Config, DeviceSpec};
+use crate::model_set::{ModelSet, SwappingGenerator};
 use crate::{door, http_server, measurements, retention, webhooks};
 
 /// The job table's file in the data folder.
 pub(crate) const QUEUE_FILE: &str = "queue.sqlite";
 /// The folder of finished videos in the data folder.
-const VIDEOS_DIR: &str = "videos";
+pub(crate) const VIDEOS_DIR: &str = "videos";
 /// The folder of unfinished ones.
 const CHECKPOINTS_DIR: &str = "checkpoints";
 /// Heartbeats within a lease: one may be lost without the lease being taken.
@@ -53,8 +53,8 @@ pub(crate) fn run(config: Config, start_paused: bool) -> anyhow::Result<()> {
 async fn serve(config: Config, start_paused: bool) -> anyhow::Result<()> {
     raise_open_files();
     let recorder = measurements::install()?;
-    let source = ModelSource::new(&config.model);
-    let description = source.describe()?;
+    let models = ModelSet::new(&config)?;
+    let offer = models.offer()?;
     let data = Data::open(&config).await?;
     check_exposure(&config, &data.queue).await?;
     if start_paused {
@@ -64,27 +64,23 @@ async fn serve(config: Config, start_paused: bool) -> anyhow::Result<()> {
     let listener =
         TcpListener::bind(address).await.with_context(|| format!("{address}: cannot be listened on"))?;
 
-    let card = source.card(&description);
-    if let Some(notice) = &card.notice {
-        tracing::warn!(model = card.id, "{notice}");
+    for card in offer.catalog.iter() {
+        if let Some(notice) = &card.notice {
+            tracing::warn!(model = card.id, "{notice}");
+        }
+        tracing::info!(model = card.id, dtype = card.dtype, "model offered");
     }
-    tracing::info!(address = %listener.local_addr()?, model = card.id, dtype = card.dtype, "listening");
+    tracing::info!(address = %listener.local_addr()?, "listening");
     let background = background(&config, &data)?;
     let devices = config.model.device.iter().enumerate();
     let workers = worker::start(
         worker_config(&config),
         &data.queue,
         &worker::Stores { videos: data.store.clone(), checkpoints: data.checkpoints.clone() },
-        devices.map(|(number, device)| worker_device(&config, number, source.on(*device))).collect(),
+        devices.map(|(number, device)| worker_device(number, *device, &models)).collect(),
     )?;
-    let state = door::state(door::Parts {
-        config: &config,
-        data: &data,
-        description,
-        card,
-        recorder,
-        workers: &workers,
-    })?;
+    let state =
+        door::state(door::Parts { config: &config, data: &data, offer, recorder, workers: &workers })?;
 
     let router = api::router(state);
     #[cfg(feature = "otel")]
@@ -142,6 +138,7 @@ impl Data {
                 max_running: limit(config.limits.max_running_per_key),
                 requests_per_minute: limit(config.limits.requests_per_minute_per_key),
             },
+            model_run_max: config.queue.model_run_max,
         };
         let queue = Queue::open(&dir.join(QUEUE_FILE), Arc::new(SystemClock), options).await?;
         let store = VideoStore::open(&dir.join(VIDEOS_DIR)).await?;
@@ -218,23 +215,15 @@ fn worker_config(config: &Config) -> WorkerConfig {
     }
 }
 
-/// The source's device, with what loads the pipeline there; that is called on the worker's thread.
+/// A device, with what loads the default model there; that is called on the worker's thread.
 fn worker_device(
-    config: &Config,
     number: usize,
-    source: ModelSource,
-) -> worker::Device<impl FnMut() -> Result<PipelineGenerator, String> + Send + 'static> {
-    let (vae_tiling, previews) = (config.model.vae_tiling, config.worker.previews);
-    let name = source.device.to_string();
-    let labels = [("worker", number.to_string()), ("device", name.clone())];
-    let build = move || {
-        let started = std::time::Instant::now();
-        let generator = PipelineGenerator::load(&source, vae_tiling, previews).map_err(|e| e.to_string())?;
-        let elapsed = started.elapsed();
-        metrics::gauge!("cogvideox_model_load_seconds", &labels).set(elapsed.as_secs_f64());
-        tracing::info!(duration_ms = elapsed.as_millis() as u64, "model loaded");
-        Ok(generator)
-    };
+    device: DeviceSpec,
+    models: &ModelSet,
+) -> worker::Device<impl FnMut() -> Result<SwappingGenerator, String> + Send + 'static> {
+    let (name, models) = (device.to_string(), models.on(device));
+    let labels = BTreeMap::from([("worker", number.to_string()), ("device", name.clone())]);
+    let build = move || SwappingGenerator::load(&models, labels.clone()).map_err(|e| e.to_string());
     worker::Device { name, build }
 }
 

@@ -7,10 +7,10 @@
 //! the same door. Knows nothing of what the tensors mean.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
@@ -43,7 +43,7 @@ struct MappedWeights {
     path: PathBuf,
     files: Vec<MappedFile>,
     file_of: BTreeMap<String, usize>,
-    used: RefCell<HashSet<String>>,
+    used: Mutex<HashSet<String>>,
 }
 
 /// Where a component's tensors come from.
@@ -52,7 +52,7 @@ pub(crate) struct Weights(Source);
 enum Source {
     Mapped(MappedWeights),
     /// The demo model has no files: whatever is asked for is drawn.
-    Random(Box<RefCell<Generator>>),
+    Random(Box<Mutex<Generator>>),
 }
 
 impl Weights {
@@ -67,7 +67,7 @@ impl Weights {
 
     /// Random tensors of any name and shape, the same for the same seed and order of requests.
     pub(crate) fn random(seed: u64) -> Self {
-        Self(Source::Random(Box::new(RefCell::new(Generator::seed(seed)))))
+        Self(Source::Random(Box::new(Mutex::new(Generator::seed(seed)))))
     }
 
     /// The scope of all names.
@@ -89,7 +89,7 @@ impl Weights {
     fn load(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
         match &self.0 {
             Source::Mapped(mapped) => mapped.load(name, shape, dtype, device),
-            Source::Random(generator) => draw(&mut generator.borrow_mut(), name, shape, dtype, device),
+            Source::Random(generator) => draw(&mut locked(generator), name, shape, dtype, device),
         }
     }
 }
@@ -111,6 +111,10 @@ pub(crate) fn digest(dir: &Path, stem: &str) -> Result<String> {
         sha256.update(&file.map[file.data_offset + first.start..file.data_offset + first.end]);
     }
     Ok(hex(&sha256.finalize()))
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Norms about one, biases about zero, matrices by their fan-in, so that signals neither vanish nor explode.
@@ -155,11 +159,11 @@ impl MappedWeights {
             }
             files.push(file);
         }
-        Ok(Self { path, files, file_of, used: RefCell::default() })
+        Ok(Self { path, files, file_of, used: Mutex::default() })
     }
 
     fn finish(&self) -> Result<()> {
-        let used = self.used.borrow();
+        let used = locked(&self.used);
         let surplus: Vec<&String> = self.file_of.keys().filter(|name| !used.contains(*name)).collect();
         match surplus.first() {
             None => Ok(()),
@@ -206,7 +210,7 @@ impl MappedWeights {
                 return Err(Error::weights(&file.path, message));
             }
         };
-        self.used.borrow_mut().insert(name.to_owned());
+        locked(&self.used).insert(name.to_owned());
         let (begin, end) = info.data_offsets;
         Ok((stored, &file.map[file.data_offset + begin..file.data_offset + end]))
     }
@@ -277,7 +281,7 @@ impl WeightScope<'_> {
     /// Marks `name` as known and not needed, if it is there at all.
     pub(crate) fn ignore(&self, name: &str) {
         if let Source::Mapped(mapped) = &self.weights.0 {
-            mapped.used.borrow_mut().insert(self.full_name(name));
+            locked(&mapped.used).insert(self.full_name(name));
         }
     }
 

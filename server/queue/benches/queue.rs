@@ -30,6 +30,7 @@ async fn main() {
         lease_ms: 60_000,
         max_attempts: 3,
         key_limits: KeyLimits { max_queued: None, max_running: Some(2), requests_per_minute: None },
+        model_run_max: 8,
     };
     let queue = Queue::open(&path, Arc::new(SystemClock), options).await.unwrap();
     let keys = keys(&path).await;

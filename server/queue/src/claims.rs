@@ -10,39 +10,41 @@ use crate::{
     Claim, Error, EventKind, Heartbeat, Lease, Owner, Progress, Queue, Result,
     events::{self, NewEvent},
     hub::Advance,
+    next,
     queue::{Inner, one},
 };
 
 impl Queue {
-    /// Takes the next waiting video, if any and if the queue is not paused: the highest priority, of those the
-    /// earliest turn, and of those the oldest. A key that has as many running as it may is passed over.
+    /// Takes the next waiting video, if any and if the queue is not paused, for a worker to which all models are the
+    /// same: the first of the line. A key that has as many running as it may is passed over.
     pub async fn claim(&self, owner: &Owner) -> Result<Option<Claim>> {
-        let owner = owner.clone();
+        self.claim_preferring(owner, &[]).await
+    }
+
+    /// The same for a worker that has these models loaded, and would rather not swap them: see `next`.
+    pub async fn claim_preferring(&self, owner: &Owner, loaded: &[String]) -> Result<Option<Claim>> {
+        let (owner, loaded) = (owner.clone(), loaded.to_vec());
         self.write(async move |inner| {
             let mut writer = inner.writer.lock().await;
             let mut tx = writer.begin().await?;
             let now_ms = inner.clock.now_ms();
+            let paused: bool =
+                sqlx::query_scalar("SELECT paused FROM queue_state").fetch_one(&mut *tx).await?;
+            if paused {
+                return Ok(None);
+            }
+            let Some(id) = next::choose(&mut tx, &inner, &loaded).await? else { return Ok(None) };
             let query = sqlx::query(
                 "UPDATE videos SET
                      status = 'in_progress', attempt = attempt + 1,
                      lease_owner = ?1, lease_generation = lease_generation + 1,
                      heartbeat_at_ms = ?2, started_at_ms = ?2
-                 WHERE id = (
-                     SELECT id FROM videos
-                     WHERE status = 'queued'
-                           -- The keys that have enough are looked up once, however long their lines are.
-                           AND (owner IS NULL OR owner NOT IN (
-                               SELECT id FROM api_keys
-                               WHERE coalesce(json_extract(limits, '$.max_running'), ?3) <=
-                                     (SELECT count(*) FROM videos running
-                                      WHERE running.status = 'in_progress' AND running.owner = api_keys.id)))
-                     ORDER BY priority DESC, turn, id LIMIT 1)
-                 AND (SELECT paused FROM queue_state) = 0
+                 WHERE id = ?3
                  RETURNING *",
             )
             .bind(owner.to_string())
             .bind(now_ms)
-            .bind(inner.options.key_limits.max_running.unwrap_or(u32::MAX));
+            .bind(id);
             let Some(row) = one(&query.fetch_all(&mut *tx).await?)? else { return Ok(None) };
             let event =
                 events::append(&mut tx, &row.video, EventKind::Started, now_ms, NewEvent::default()).await?;

@@ -11,10 +11,13 @@ use std::{
 
 use sqlx::{
     Connection as _, Sqlite, SqliteConnection, SqlitePool, Transaction,
+    migrate::{Migration, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
 use crate::{Error, Result};
+
+static MIGRATOR: Migrator = sqlx::migrate!("../../migrations/sqlite");
 
 const READERS: u32 = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -57,11 +60,41 @@ fn is_busy(error: &dyn sqlx::error::DatabaseError) -> bool {
 
 /// Brings the tables up to date. All of it is one transaction, begun with the right to write: a server and a command
 /// line that start at once on a new file take turns.
+///
+/// # Errors
+/// [`Error::NewerSchema`]: an older program does not touch tables that it does not know.
 pub(crate) async fn migrate(connection: &mut SqliteConnection) -> Result<()> {
     let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
+    version(&mut tx).await?;
     // Not `run`, whose bounds keep the future from being `Send`.
-    sqlx::migrate!("../../migrations/sqlite").run_direct(None, &mut *tx, false).await?;
+    MIGRATOR.run_direct(None, &mut *tx, false).await?;
     Ok(tx.commit().await?)
+}
+
+/// The newest migration that was applied; none in an empty file.
+///
+/// # Errors
+/// [`Error::NewerSchema`] for one that this program does not know.
+pub(crate) async fn version(connection: &mut SqliteConnection) -> Result<Option<i64>> {
+    let is_table = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '_sqlx_migrations')";
+    if !sqlx::query_scalar::<_, bool>(is_table).fetch_one(&mut *connection).await? {
+        return Ok(None);
+    }
+    let applied = "SELECT max(version) FROM _sqlx_migrations";
+    let found: Option<i64> = sqlx::query_scalar(applied).fetch_one(&mut *connection).await?;
+    match found {
+        Some(found) if found > known_version() => Err(Error::NewerSchema { found, known: known_version() }),
+        found => Ok(found),
+    }
+}
+
+/// The migrations that this program knows, in their order.
+pub(crate) fn migrations() -> impl Iterator<Item = &'static Migration> {
+    MIGRATOR.iter()
+}
+
+pub(crate) fn known_version() -> i64 {
+    migrations().map(|migration| migration.version).max().unwrap_or(0)
 }
 
 /// The connection that writes.

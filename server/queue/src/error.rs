@@ -89,6 +89,17 @@ pub enum Error {
         /// What it holds, or why it cannot be read.
         found: String,
     },
+    /// A later release has been at work on the database.
+    #[error(
+        "the database has tables of a newer release (schema {found}, this program knows up to {known}): run that \
+         release, or restore a backup from before the upgrade"
+    )]
+    NewerSchema {
+        /// The newest migration in the database.
+        found: i64,
+        /// The newest one that this program knows.
+        known: i64,
+    },
     /// The database cannot be brought to this version's tables.
     #[error("the migrations failed: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),

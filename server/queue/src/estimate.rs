@@ -1,6 +1,7 @@
 //! Where a video stands in the line, and how long until it is finished, by what was measured.
 //!
-//! From memory alone: the line, the pace, and what runs. Workers count as equally fast.
+//! From memory alone: the line, the pace, and what runs. Workers count as equally fast, and so do models: the line is
+//! told as it stands, though a worker may take a later video whose model it has (`next`), and loading one takes a while.
 
 use crate::{Estimate, Queue, Status, Video, VideoId, VideoParams, line::Ahead};
 

@@ -29,6 +29,7 @@ mod keys;
 mod lease;
 mod line;
 mod metrics;
+mod next;
 mod outbox;
 mod pace;
 mod previews;
@@ -38,6 +39,7 @@ mod retention;
 mod row;
 mod settle;
 mod subscription;
+mod upkeep;
 mod video;
 
 pub use clock::{Clock, SystemClock};
@@ -51,6 +53,7 @@ pub use previews::PreviewWish;
 pub use queue::{Counts, ListQuery, Order, Page, Queue, QueueOptions};
 pub use subscription::Subscription;
 pub use tokio_util::sync::CancellationToken;
+pub use upkeep::{DatabaseFile, Schema};
 pub use video::{
     Enqueued, Finished, JobError, NewVideo, Output, OutputFile, Stage, State, Status, Submission, Timings,
     Video, VideoId, VideoParams,

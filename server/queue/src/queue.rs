@@ -34,6 +34,8 @@ pub struct QueueOptions {
     pub max_attempts: u32,
     /// What one API key may take, unless the key says otherwise.
     pub key_limits: KeyLimits,
+    /// How often a video may be passed over for later ones whose model is loaded already.
+    pub model_run_max: u32,
 }
 
 /// The job table. Clones share it.

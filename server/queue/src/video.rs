@@ -144,6 +144,8 @@ impl Video {
 /// What a worker is doing with a video, in the order in which it does it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
+    /// Another model than the last video's is read.
+    LoadModel,
     /// The prompt becomes embeddings.
     TextEncode,
     /// The latents lose their noise, step by step.
@@ -157,6 +159,7 @@ pub enum Stage {
 }
 
 words!(Stage {
+    LoadModel = "load_model",
     TextEncode = "text_encode",
     Denoise = "denoise",
     VaeDecode = "vae_decode",
@@ -362,6 +365,7 @@ pub struct Finished {
 pub struct Timings {
     /// From the enqueueing to the claim.
     pub queue_ms: Option<u64>,
+    pub load_model_ms: Option<u64>,
     pub text_encode_ms: Option<u64>,
     pub denoise_ms: Option<u64>,
     pub vae_decode_ms: Option<u64>,

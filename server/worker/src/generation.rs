@@ -96,6 +96,7 @@ impl Attempt<'_> {
         };
         let job = Job {
             watched,
+            model: self.video.model.clone(),
             params,
             checkpoint: checkpoint.map(|checkpoint| checkpoint.state),
             low_memory: self.video.low_memory,
@@ -103,7 +104,7 @@ impl Attempt<'_> {
             done,
         };
         // If the thread is gone, so is the job with its end of `result`, which says it.
-        let _ = self.runner.jobs.send(job);
+        let _ = self.runner.generating.jobs.send(job);
         // The writers end with the thread's job, so that what was taken is kept before the row is settled.
         let (heard, (), ()) = tokio::join!(
             self.listen(heard, result, watchdog),

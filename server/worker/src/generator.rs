@@ -10,6 +10,8 @@ use queue::{JobError, VideoId, VideoParams};
 pub struct Request<'a> {
     /// Its name: for logs, never for what the video looks like.
     pub video_id: VideoId,
+    /// The name of the model that makes it.
+    pub model: &'a str,
     /// What defines it.
     pub params: &'a VideoParams,
     /// What [`DenoiseState::checkpoint`] gave in an earlier attempt: go on from there.
@@ -41,11 +43,19 @@ pub trait Generator {
         request: &Request<'_>,
         on_progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Generated, GenerateError>;
+
+    /// The names of the models that are in memory: their videos can begin at once. Asked once it is built and after
+    /// each video. None says that all models are the same to it.
+    fn loaded(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Where a generator is.
 #[derive(Clone, Copy)]
 pub enum Progress<'a> {
+    /// The model of the video is being read, in place of another.
+    LoadModel,
     /// The prompt is being encoded.
     TextEncode,
     /// So many denoising steps are finished; with 0, or with the checkpoint's on a run that goes on from one, the
@@ -99,6 +109,12 @@ pub enum GenerateError {
     /// The model cannot make this; the message is shown to the user.
     #[error("invalid parameters: {0}")]
     InvalidParams(String),
+    /// There is no such model any more; the message is shown to the user.
+    #[error("model not available: {0}")]
+    ModelNotAvailable(String),
+    /// The model cannot be read, others may; the message is for the log alone.
+    #[error("the model cannot be loaded: {0}")]
+    ModelNotLoaded(String),
     /// The device's memory does not suffice; the message is shown to the user.
     #[error("out of memory: {0}")]
     OutOfMemory(String),
@@ -123,6 +139,10 @@ impl GenerateError {
     pub(crate) fn into_job_error(self) -> JobError {
         let (code, message) = match self {
             Self::InvalidParams(message) => ("invalid_params", message),
+            Self::ModelNotAvailable(message) => ("model_not_available", message),
+            Self::ModelNotLoaded(_) => {
+                ("model_load_failed", "the model could not be loaded; the server's log says why".to_owned())
+            }
             Self::OutOfMemory(message) => ("out_of_memory", message),
             Self::NanLatents(message) => ("nan_latents", message),
             Self::Interrupted | Self::DeviceLost(_) | Self::BadCheckpoint(_) | Self::Internal(_) => {

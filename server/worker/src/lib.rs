@@ -138,7 +138,7 @@ where
             queue: queue.clone(),
             stores: stores.clone(),
             owner: owner.worker(slot.number()),
-            jobs: thread::spawn(device.build, slot.clone())?,
+            generating: thread::spawn(device.build, slot.clone())?,
             slot: slot.clone(),
             heart,
             video_seconds: Mutex::default(),

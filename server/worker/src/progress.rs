@@ -16,6 +16,7 @@ const STORE: u8 = 99;
 pub(crate) fn of_generator(progress: Progress<'_>, total_steps: u32) -> Option<queue::Progress> {
     let (stage, step, total_steps, percent) = match progress {
         Progress::CheckPoint => return None,
+        Progress::LoadModel => (Stage::LoadModel, 0, total_steps, 0.0),
         Progress::TextEncode => (Stage::TextEncode, 0, total_steps, 0.0),
         Progress::Denoise { step, total_steps, .. } => {
             let done = f64::from(step) / f64::from(total_steps.max(1));
@@ -64,6 +65,7 @@ impl StageClock {
     fn leave(&mut self) {
         let Some((stage, since)) = self.running.take() else { return };
         let slot = match stage {
+            Stage::LoadModel => &mut self.timings.load_model_ms,
             Stage::TextEncode => &mut self.timings.text_encode_ms,
             Stage::Denoise => &mut self.timings.denoise_ms,
             Stage::VaeDecode => &mut self.timings.vae_decode_ms,

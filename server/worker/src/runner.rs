@@ -3,14 +3,15 @@
 //! Relies on the queue's fencing: it may write to a row that is no longer its own, and is told so. A video that it
 //! cannot settle because the database fails loses its heartbeat, and a later rescue settles it.
 
-use std::sync::{Mutex, PoisonError, mpsc::Sender};
+use std::sync::{Mutex, PoisonError};
 
 use queue::{CancellationToken, Owner, Queue};
 use tokio::time::sleep;
 use tracing::Instrument as _;
 
 use crate::{
-    Readiness, Stores, WorkerConfig, attempt::Attempt, pulse::Heart, readiness::Slot, thread::Job, trace,
+    Readiness, Stores, WorkerConfig, attempt::Attempt, pulse::Heart, readiness::Slot, thread::Generating,
+    trace,
 };
 
 pub(crate) struct Runner {
@@ -18,7 +19,7 @@ pub(crate) struct Runner {
     pub(crate) queue: Queue,
     pub(crate) stores: Stores,
     pub(crate) owner: Owner,
-    pub(crate) jobs: Sender<Job>,
+    pub(crate) generating: Generating,
     pub(crate) slot: Slot,
     pub(crate) heart: Heart,
     /// The part of a second of video that is not counted yet.
@@ -40,7 +41,8 @@ impl Runner {
             if !self.generator_is_ready().await {
                 return;
             }
-            match self.queue.claim(&self.owner).await {
+            let loaded = self.generating.loaded.borrow().clone();
+            match self.queue.claim_preferring(&self.owner, &loaded).await {
                 Ok(Some(claim)) => {
                     let span = trace::attempt_span(&claim.video, self.slot.device());
                     Attempt::new(&self, claim).run().instrument(span).await;

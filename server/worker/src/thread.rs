@@ -9,7 +9,10 @@ use std::{
 };
 
 use queue::{CancellationToken, VideoParams};
-use tokio::{runtime::Handle, sync::oneshot};
+use tokio::{
+    runtime::Handle,
+    sync::{oneshot, watch},
+};
 
 use crate::{
     GenerateError, Generated, Generator, Progress, Readiness, Request, Result,
@@ -21,6 +24,7 @@ use crate::{
 /// A video to generate.
 pub(crate) struct Job {
     pub(crate) watched: Watched,
+    pub(crate) model: String,
     pub(crate) params: VideoParams,
     pub(crate) checkpoint: Option<Vec<u8>>,
     pub(crate) low_memory: bool,
@@ -57,22 +61,36 @@ impl Stop {
     }
 }
 
+/// The thread as the worker's loop sees it.
+pub(crate) struct Generating {
+    /// Takes videos, one after the other.
+    pub(crate) jobs: Sender<Job>,
+    /// The models that are in memory, as of the last video.
+    pub(crate) loaded: watch::Receiver<Vec<String>>,
+}
+
 /// Starts the thread; it ends when the sender of its jobs is dropped. It keeps time by the runtime's clock.
 pub(crate) fn spawn<G: Generator>(
     build: impl FnMut() -> Result<G, String> + Send + 'static,
     slot: Slot,
-) -> Result<Sender<Job>> {
+) -> Result<Generating> {
     let (sender, jobs) = mpsc::channel();
+    let (tell_loaded, loaded) = watch::channel(Vec::new());
     let runtime = Handle::current();
     thread::Builder::new().name(format!("generator-{}", slot.number())).spawn(move || {
         let _clock = runtime.enter();
         let _worker = slot.span().entered();
-        run(build, &jobs, &slot);
+        run(build, &jobs, &slot, &tell_loaded);
     })?;
-    Ok(sender)
+    Ok(Generating { jobs: sender, loaded })
 }
 
-fn run<G: Generator>(mut build: impl FnMut() -> Result<G, String>, jobs: &Receiver<Job>, slot: &Slot) {
+fn run<G: Generator>(
+    mut build: impl FnMut() -> Result<G, String>,
+    jobs: &Receiver<Job>,
+    slot: &Slot,
+    loaded: &watch::Sender<Vec<String>>,
+) {
     loop {
         let built = catch_unwind(AssertUnwindSafe(&mut build)).unwrap_or_else(|panic| Err(words(&*panic)));
         let mut generator = match built {
@@ -82,6 +100,7 @@ fn run<G: Generator>(mut build: impl FnMut() -> Result<G, String>, jobs: &Receiv
                 return slot.become_(Readiness::Failed(reason));
             }
         };
+        loaded.send_replace(generator.loaded());
         slot.become_(Readiness::Ready);
         loop {
             let Ok(job) = jobs.recv() else { return };
@@ -91,6 +110,8 @@ fn run<G: Generator>(mut build: impl FnMut() -> Result<G, String>, jobs: &Receiv
                 // Said before the result, so that the loop does not take the next video for a broken generator.
                 slot.become_(Readiness::Starting);
             }
+            // Before the result too: the loop claims its next video by it.
+            loaded.send_replace(generator.loaded());
             let made = made.unwrap_or_else(|panic| Err(GenerateError::Internal(words(&*panic))));
             // Nobody listens when the server stopped waiting.
             let _ = job.done.send(made);
@@ -108,6 +129,7 @@ fn generate(generator: &mut impl Generator, job: &Job, slot: &Slot) -> Result<Ma
     let mut monitor = Monitor::new(&job.watched, &job.lines);
     let request = Request {
         video_id: job.watched.video_id,
+        model: &job.model,
         params: &job.params,
         checkpoint: job.checkpoint.as_deref(),
         low_memory: job.low_memory,

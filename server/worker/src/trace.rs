@@ -54,6 +54,7 @@ impl StageSpan {
 /// A span's name is fixed where it is made.
 fn span(stage: Stage) -> Span {
     match stage {
+        Stage::LoadModel => info_span!("load_model"),
         Stage::TextEncode => info_span!("text_encode"),
         Stage::Denoise => info_span!("denoise"),
         Stage::VaeDecode => info_span!("vae_decode"),

@@ -76,7 +76,7 @@ impl<'a> Draft<'a> {
     }
 
     fn check_tokens(&self, param: &str, prompt: &str, tokenizer: &dyn CountTokens) -> Result<usize> {
-        let (tokens, limit) = (tokenizer.count(prompt), self.card.max_prompt_tokens);
+        let (tokens, limit) = (tokenizer.count(&self.card.id, prompt), self.card.max_prompt_tokens);
         if tokens <= limit || self.truncate {
             return Ok(tokens);
         }

@@ -46,7 +46,7 @@ async fn a_bare_prompt_takes_the_models_defaults() {
             "total_steps": 50, "eta_seconds": null, "queue_position": 1, "attempt": 0,
             "warnings": [NOTICE],
             "timings": {
-                "queue_ms": null, "text_encode_ms": null, "denoise_ms": null, "vae_decode_ms": null,
+                "queue_ms": null, "load_model_ms": null, "text_encode_ms": null, "denoise_ms": null, "vae_decode_ms": null,
                 "encode_mp4_ms": null, "store_ms": null,
             },
             "bytes": null, "sha256": null,

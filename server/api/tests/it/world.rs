@@ -56,7 +56,7 @@ impl Clock for TestClock {
 struct Words;
 
 impl CountTokens for Words {
-    fn count(&self, prompt: &str) -> usize {
+    fn count(&self, _model: &str, prompt: &str) -> usize {
         assert!(prompt != "make the tokenizer panic", "this test's tokenizer panics when asked to");
         prompt.split_whitespace().count() + 1
     }
@@ -118,7 +118,8 @@ impl World {
         change: impl FnOnce(&mut AppState),
     ) -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
-        let options = QueueOptions { capacity: 3, lease_ms: 60_000, max_attempts: 2, key_limits };
+        let options =
+            QueueOptions { capacity: 3, lease_ms: 60_000, max_attempts: 2, key_limits, model_run_max: 8 };
         let queue = Queue::open(&folder.path().join("queue.db"), clock.clone(), options).await.unwrap();
         let store = VideoStore::open(&folder.path().join("videos")).await.unwrap();
         let (health, receiver) = watch::channel(Health::Ready);

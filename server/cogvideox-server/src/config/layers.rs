@@ -69,6 +69,9 @@ impl Layers {
     }
 
     fn add_table(&mut self, table: Table, path: &str, origin: &Origin) -> Result<()> {
+        if !path.is_empty() && self.is_open(path) {
+            return self.add_entries(table, path, origin);
+        }
         for (name, value) in table {
             let key = if path.is_empty() { name } else { format!("{path}.{name}") };
             match (self.default_of(&key), value) {
@@ -79,6 +82,37 @@ impl Layers {
                 (Some(default), value) => {
                     let reason = format!("expected {}, found {}", kind(default), kind(&value));
                     return Err(Error::Invalid { key, origin: origin.clone(), reason });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the operator names the section's entries: then the defaults have none. Each is a section of words.
+    fn is_open(&self, section: &str) -> bool {
+        self.defaults.get(section).and_then(Value::as_table).is_some_and(Table::is_empty)
+    }
+
+    fn add_entries(&mut self, entries: Table, section: &str, origin: &Origin) -> Result<()> {
+        for (name, entry) in entries {
+            let key = format!("{section}.{name}");
+            let Value::Table(fields) = entry else {
+                let reason = format!("expected a section, found {}", kind(&entry));
+                return Err(Error::Invalid { key, origin: origin.clone(), reason });
+            };
+            for (field, value) in &fields {
+                let key = format!("{key}.{field}");
+                if !value.is_str() {
+                    let reason = format!("expected a string, found {}", kind(value));
+                    return Err(Error::Invalid { key, origin: origin.clone(), reason });
+                }
+                self.origins.insert(key, origin.clone());
+            }
+            self.origins.insert(key, origin.clone());
+            if let Some(Value::Table(section)) = self.merged.get_mut(section) {
+                let entry = section.entry(name).or_insert_with(|| Value::Table(Table::new()));
+                if let Value::Table(entry) = entry {
+                    entry.extend(fields);
                 }
             }
         }
@@ -102,6 +136,15 @@ impl Layers {
 
     /// A value given as text is read as the kind that its key has.
     fn add_text(&mut self, key: String, text: &str, origin: Origin) -> Result<()> {
+        // The names of entries may have dots in them.
+        if let Some((section, rest)) = key.split_once('.')
+            && self.is_open(section)
+            && let Some((name, field)) = rest.rsplit_once('.')
+        {
+            let fields = Table::from_iter([(field.to_owned(), Value::String(text.to_owned()))]);
+            let entries = Table::from_iter([(name.to_owned(), Value::Table(fields))]);
+            return self.add_entries(entries, section, &origin);
+        }
         let Some(default) = self.default_of(&key) else { return Err(Error::UnknownKey { key, origin }) };
         let value = match default {
             Value::String(_) => Some(Value::String(text.to_owned())),

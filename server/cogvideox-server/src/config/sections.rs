@@ -68,6 +68,19 @@ pub struct Model {
     pub vae_tiling: bool,
     /// What tensors may take of a GPU's memory; 0 for what is free.
     pub memory_limit_mib: u32,
+    /// How many models a worker keeps in memory, where there are several.
+    pub keep_loaded: NonZeroU32,
+}
+
+/// A further model, by its name in requests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedModel {
+    /// The model's weights.
+    pub path: ModelPath,
+    /// What it computes in; as the first model if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<DType>,
 }
 
 /// Where the model's weights are.
@@ -158,6 +171,8 @@ pub struct Queue {
     pub lease_seconds: NonZeroU32,
     /// How many attempts in a row may be lost with their worker, none getting further.
     pub max_attempts: NonZeroU32,
+    /// How often a video may be passed over for later ones whose model is loaded.
+    pub model_run_max: u32,
 }
 
 /// How long a worker keeps at a video.

@@ -227,3 +227,27 @@ fn a_memory_limit_is_a_number_with_a_unit() {
         assert!(refusal.ends_with(&format!("as in 8GiB, found {text:?}")), "{refusal}");
     }
 }
+
+#[test]
+fn further_models_are_sections_of_any_name_in_every_layer() {
+    let layer = file("[models.\"CogVideoX1.5-5B\"]\npath = \"/m/1.5\"\ndtype = \"bf16\"\n");
+    let options = LoadOptions {
+        overrides: vec![("models.CogVideoX1.5-5B.dtype".to_owned(), "f32".to_owned())],
+        ..with_file(layer.path())
+    };
+    let config = Config::load(&options, variables(&[("COGVIDEOX_MODELS__SMALL__PATH", "demo")])).unwrap();
+    let large = &config.models["CogVideoX1.5-5B"];
+    assert_eq!((&large.path, large.dtype), (&ModelPath::Folder("/m/1.5".into()), Some(DType::F32)));
+    assert_eq!((&config.models["small"].path, config.models["small"].dtype), (&ModelPath::Demo, None));
+
+    for (text, words) in [
+        ("[models]\nx = \"demo\"\n", "models.x in file"),
+        ("[models.x]\n", "missing field `path`"),
+        ("[models.x]\npath = 3\n", "models.x.path in file"),
+        ("[models.x]\npath = \"demo\"\nsize = \"2\"\n", "unknown field `size`"),
+    ] {
+        let layer = file(text);
+        let error = Config::load(&with_file(layer.path()), []).unwrap_err().to_string();
+        assert!(error.contains(words) && error.contains("models.x"), "{error}");
+    }
+}

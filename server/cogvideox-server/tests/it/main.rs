@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step of a test should stop it where it stands")]
 
+mod bench;
 mod check_config;
 mod config;
 mod keys;
+mod operating;
 mod telemetry;
 mod terminal;

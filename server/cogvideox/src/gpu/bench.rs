@@ -210,3 +210,13 @@ pub fn plan_peaks(
     let plans = MemoryPlan::candidates().into_iter();
     plans.map(|plan| Ok((plan, planner.peak_bytes(&plan, &preset.job())?))).collect()
 }
+
+/// The first plan that fits into what is free of a device at a model's shapes.
+///
+/// # Errors
+/// [`crate::Error::InvalidParams`] with the numbers if none fits; the device's.
+pub fn first_plan(preset: Preset, dtype: DType, precision: Precision, device: &Device) -> Result<MemoryPlan> {
+    let configs = preset.configs();
+    let planner = Planner { configs: &configs, dtype, precision, capability: device.capability() };
+    Ok(planner.plan(device.memory()?.0, &preset.job())?.0)
+}

@@ -48,7 +48,7 @@ pub(crate) struct Configs {
 }
 
 impl Configs {
-    fn read(dir: &Path) -> Result<Self> {
+    pub(super) fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("transformer/config.json");
         let transformer = read_config::<TransformerConfig>(&path, &["CogVideoXTransformer3DModel"])?.config;
         transformer.check().map_err(|message| Error::config(&path, message))?;

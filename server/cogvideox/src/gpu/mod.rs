@@ -6,9 +6,11 @@
 
 pub mod bench;
 mod block;
+mod embedding;
 mod load;
 mod plan;
 mod preset;
+pub mod quality;
 mod source;
 mod streaming;
 mod tables;

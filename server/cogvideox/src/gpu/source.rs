@@ -4,6 +4,7 @@
 //! files; must not know layers.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::DType;
 use device::ops::linear::Linear;
@@ -26,10 +27,11 @@ pub(crate) fn dtype_of(dtype: DType) -> Result<Dtype> {
     }
 }
 
-/// A component's tensors.
+/// A component's tensors; a clone reads the same files.
+#[derive(Clone)]
 pub(crate) enum Source {
     /// Files, mapped as long as this lives, and the way from them to the device.
-    Files { weights: Box<Weights>, uploader: Uploader },
+    Files { weights: Arc<Weights>, uploader: Arc<Uploader> },
     /// A draw, the same for the same name.
     Random,
 }
@@ -40,8 +42,8 @@ impl Source {
     /// # Errors
     /// Those of [`Weights::open`].
     pub(crate) fn open(dir: &Path, stem: &str, device: &Device) -> Result<Self> {
-        let uploader = Uploader::new(device)?;
-        Ok(Self::Files { weights: Box::new(Weights::open(dir, stem)?), uploader })
+        let uploader = Arc::new(Uploader::new(device)?);
+        Ok(Self::Files { weights: Arc::new(Weights::open(dir, stem)?), uploader })
     }
 
     /// The scope of all names, for tensors of `dtype` on `device`.

@@ -56,11 +56,20 @@ impl<L: Layer> Layers<L> {
         }
     }
 
-    /// Calls `f` with each layer in turn.
-    pub(crate) fn for_each(&self, mut f: impl FnMut(usize, &L) -> Result<()>) -> Result<()> {
+    /// Calls `f` with each layer in turn; streamed layers keep their room on the device, the first one is copied ahead.
+    pub(crate) fn for_each(&self, f: impl FnMut(usize, &L) -> Result<()>) -> Result<()> {
+        self.pass(true, f)
+    }
+
+    /// The same for a model that has nothing to do for long afterwards: of streamed layers nothing stays.
+    pub(crate) fn for_each_once(&self, f: impl FnMut(usize, &L) -> Result<()>) -> Result<()> {
+        self.pass(false, f)
+    }
+
+    fn pass(&self, keep: bool, mut f: impl FnMut(usize, &L) -> Result<()>) -> Result<()> {
         match self {
             Self::Resident(layers) => layers.iter().enumerate().try_for_each(|(i, layer)| f(i, layer)),
-            Self::Streamed(streamed) => streamed.for_each(f),
+            Self::Streamed(streamed) => streamed.pass(keep, f),
         }
     }
 }
@@ -98,12 +107,45 @@ impl Hosted {
     }
 }
 
-/// Half of the device's room, with a layer that computes from it.
+/// What a layer takes on the device while it is there.
+struct Room {
+    places: Vec<Place>,
+    bytes: usize,
+    /// Stands in a layer that has no memory.
+    nothing: Tensor,
+}
+
+/// A layer that computes from whatever was copied to its memory.
 struct Slot<L> {
-    memory: Tensor,
+    /// None between passes that are far apart.
+    memory: Option<Tensor>,
     layer: L,
     /// After the device's last use.
     free: Option<Event>,
+}
+
+impl<L: Layer> Slot<L> {
+    /// Takes memory, unless it has some.
+    fn occupy(&mut self, device: &Device, room: &Room) -> Result<&Tensor> {
+        if self.memory.is_none() {
+            let memory = Tensor::empty(device, &[room.bytes], Dtype::U8)?;
+            for (tensor, place) in self.layer.tensors_mut().into_iter().zip(&room.places) {
+                *tensor = memory.view(place.offset_bytes, &place.dims, place.dtype)?;
+            }
+            // It comes from the device's own order of work; copies into it must come after.
+            self.free = Some(Event::record(device)?);
+            self.memory = Some(memory);
+        }
+        Ok(self.memory.as_ref().expect("it was taken above"))
+    }
+
+    /// Gives the memory back, which the device may still read: what takes it next comes later in its order of work.
+    fn vacate(&mut self, room: &Room) {
+        for tensor in self.layer.tensors_mut() {
+            *tensor = room.nothing.clone();
+        }
+        (self.memory, self.free) = (None, None);
+    }
 }
 
 pub(crate) struct Streamed<L> {
@@ -111,6 +153,7 @@ pub(crate) struct Streamed<L> {
     copies: CopyStream,
     hosted: Vec<Hosted>,
     device: Device,
+    room: Room,
     state: Mutex<State<L>>,
 }
 
@@ -124,20 +167,17 @@ struct State<L> {
 
 impl<L: Layer> Streamed<L> {
     fn new(device: &Device, hosted: Vec<Hosted>, mut load: impl FnMut() -> Result<L>) -> Result<Self> {
-        let mut slot = || -> Result<Slot<L>> {
-            let mut layer = load()?;
-            let mut tensors = layer.tensors_mut();
-            let (places, bytes) = places(&tensors);
-            let memory = Tensor::empty(device, &[bytes], Dtype::U8)?;
-            for (tensor, place) in tensors.iter_mut().zip(&places) {
-                **tensor = memory.view(place.offset_bytes, &place.dims, place.dtype)?;
-            }
-            Ok(Slot { memory, layer, free: None })
+        let mut first = load()?;
+        let (places, bytes) = places(&first.tensors_mut());
+        let room = Room { places, bytes, nothing: Tensor::empty(device, &[0], Dtype::U8)? };
+        let slot = |layer| {
+            let mut slot = Slot { memory: None, layer, free: None };
+            slot.vacate(&room);
+            slot
         };
-        let state = Mutex::new(State { slots: [slot()?, slot()?], next: 0, ahead: None });
-        // The slots come from the device's own order of work; copies into them must come after.
-        device.synchronize()?;
-        Ok(Self { copies: CopyStream::new(device)?, hosted, device: device.clone(), state })
+        let slots = [slot(first), slot(load()?)];
+        let state = Mutex::new(State { slots, next: 0, ahead: None });
+        Ok(Self { copies: CopyStream::new(device)?, hosted, device: device.clone(), room, state })
     }
 
     /// Starts to copy layer `index` into the next slot.
@@ -145,16 +185,30 @@ impl<L: Layer> Streamed<L> {
         let number = state.next;
         state.next = 1 - number;
         let slot = &mut state.slots[number];
+        let memory = slot.occupy(&self.device, &self.room)?.clone();
         if let Some(free) = slot.free.take() {
             self.copies.wait_for_device(&free)?;
         }
-        self.copies.upload(&slot.memory, &self.hosted[index].0, 0)?;
+        self.copies.upload(&memory, &self.hosted[index].0, 0)?;
         Ok((number, self.copies.record()?))
     }
 
-    fn for_each(&self, mut f: impl FnMut(usize, &L) -> Result<()>) -> Result<()> {
+    fn pass(&self, keep: bool, f: impl FnMut(usize, &L) -> Result<()>) -> Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = &mut *state;
+        let outcome = self.pass_through(&mut state, keep, f);
+        if !keep {
+            // Each copy was waited for by the device before a layer was used; none was begun ahead.
+            state.slots.iter_mut().for_each(|slot| slot.vacate(&self.room));
+        }
+        outcome
+    }
+
+    fn pass_through(
+        &self,
+        state: &mut State<L>,
+        keep: bool,
+        mut f: impl FnMut(usize, &L) -> Result<()>,
+    ) -> Result<()> {
         let count = self.hosted.len();
         let mut ready = match state.ahead.take() {
             Some(ahead) => Some(ahead),
@@ -167,8 +221,10 @@ impl<L: Layer> Streamed<L> {
             let outcome = f(index, &state.slots[number].layer);
             state.slots[number].free = Some(Event::record(&self.device)?);
             outcome?;
-            // After the last layer comes the first one of the next pass.
-            ready = Some(self.fetch(state, (index + 1) % count)?);
+            if keep || index + 1 < count {
+                // After the last layer comes the first one of the next pass.
+                ready = Some(self.fetch(state, (index + 1) % count)?);
+            }
         }
         state.ahead = ready;
         Ok(())

@@ -1,7 +1,7 @@
 //! `T5EncoderModel` on a device.
 //!
 //! The same function as [`crate::text_encoder`], from the same files. Its layers may be streamed: a prompt passes
-//! through each once. In f16 the residual stream is f32 from the first feed-forward on, as in transformers. Must not
+//! through each once, and between prompts they take nothing on the device. In f16 the residual stream is f32 from the first feed-forward on, as in transformers. Must not
 //! know the tokenizer.
 
 use candle_core::{DType, Tensor as HostTensor};
@@ -11,6 +11,7 @@ use device::ops::linear::{Activation, Linear};
 use device::ops::{elementwise, t5};
 use device::{Device, Dtype, Tensor};
 
+use super::embedding::Embedding;
 use super::source::{Scope, Source, dtype_of};
 use super::streaming::{Layer, Layers, Residence};
 use super::transfer::to_host;
@@ -39,7 +40,7 @@ impl RmsNorm {
 pub(crate) struct GpuTextEncoder {
     config: T5Config,
     device: Device,
-    embed_tokens: Tensor,
+    embed_tokens: Embedding,
     /// `[buckets][heads]`, block 0's, which all blocks use.
     relative_attention_bias: Vec<Vec<f32>>,
     blocks: Layers<Block>,
@@ -65,6 +66,7 @@ impl GpuTextEncoder {
             encoder.ignore("embed_tokens.weight");
             root.tensor("shared.weight", &table)?
         };
+        let embed_tokens = Embedding::new(embed_tokens, residence)?;
         let bias = encoder.pp("block.0.layer.0.SelfAttention.relative_attention_bias");
         let bias = bias.tensor("weight", &[config.relative_attention_num_buckets, config.num_heads])?;
         let bias = bias.to_f32_vec()?.chunks_exact(config.num_heads).map(<[f32]>::to_vec).collect();
@@ -91,9 +93,8 @@ impl TextEncoder for GpuTextEncoder {
         let tokens = ids.len();
         let bias = position_bias(&self.config, &self.relative_attention_bias, tokens);
         let bias = Tensor::from_slice(&self.device, &[self.config.num_heads, 2 * tokens - 1], &bias)?;
-        let mut hidden =
-            t5::embedding(&self.embed_tokens, ids)?.reshape(&[1, tokens, self.config.d_model])?;
-        self.blocks.for_each(|_, block| {
+        let mut hidden = self.embed_tokens.rows(ids)?.reshape(&[1, tokens, self.config.d_model])?;
+        self.blocks.for_each_once(|_, block| {
             check()?;
             hidden = block.forward(&hidden, &bias)?;
             Ok(())

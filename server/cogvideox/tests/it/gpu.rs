@@ -1,7 +1,9 @@
 //! The models on a device: an emulated one, which runs the GPU's kernels, against diffusers' outputs.
 
+use candle_core::DType;
 use cogvideox::CogVideoXPipeline;
-use cogvideox::gpu::{GpuOptions, MemoryPlan, Placement, Precision, Residence};
+use cogvideox::gpu::quality::{Quality, StepError, Subject};
+use cogvideox::gpu::{GpuOptions, MemoryPlan, Placement, Precision, Preset, Residence};
 use device::{Capability, Device, Settings};
 
 use crate::golden::{FORMS, Golden, assert_close, assert_relative};
@@ -83,4 +85,37 @@ fn two_devices_share_the_guidance_of_one_video() {
         load_with(golden, placement, MemoryPlan::RESIDENT)
     };
     compare_runs("2b", load, &["resized"]);
+}
+
+/// Of two steps, in the precision and without quantisation.
+fn quality(precision: Precision) -> Vec<StepError> {
+    let (subject, plan, device) = (Subject::Preset(Preset::Tiny), MemoryPlan::RESIDENT, emulator());
+    let quality = Quality { subject, dtype: DType::F32, plan, device, num_inference_steps: 2, seed: 42 };
+    let mut errors = Vec::new();
+    quality
+        .compare(precision, &mut |error| {
+            errors.push(error);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(errors.iter().map(|error| error.step).collect::<Vec<_>>(), [1, 2]);
+    errors
+}
+
+#[test]
+fn only_quantisation_tells_the_runs_of_a_comparison_apart() {
+    for StepError { relative, max_abs, .. } in quality(Precision::Dense) {
+        assert_eq!((relative, max_abs), (0.0, 0.0));
+    }
+}
+
+#[test]
+fn fewer_bits_cost_quality_in_their_order() {
+    let [fp8, int8, weights_only] = [Precision::Fp8, Precision::Int8, Precision::Int8WeightOnly].map(|p| {
+        let errors = quality(p);
+        println!("{p:?}: {errors:?}");
+        errors[1].relative
+    });
+    // e4m3 has three bits of mantissa, a signed byte seven for the largest of a row.
+    assert!(0.0 < weights_only && weights_only <= int8 && int8 < fp8 && fp8 < 0.1);
 }

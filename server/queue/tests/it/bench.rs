@@ -45,6 +45,7 @@ pub(crate) const OPTIONS: QueueOptions = QueueOptions {
     lease_ms: 30_000,
     max_attempts: 2,
     key_limits: KeyLimits { max_queued: None, max_running: None, requests_per_minute: None },
+    model_run_max: 8,
 };
 
 impl Bench {

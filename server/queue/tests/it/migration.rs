@@ -10,6 +10,36 @@ fn id(n: u8) -> String {
     format!("video_0190163d8694739bae3c4d5e6f70819{n}")
 }
 
+/// A database of the second version, with a video that waits.
+#[tokio::test]
+async fn the_second_versions_line_is_taken_over() {
+    let bench = Bench::new().await;
+    let path = bench.folder.path().join("old.db");
+    let options = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::migrate!("../../migrations/sqlite").run_to(2, &mut connection).await.unwrap();
+    for (n, model) in ["b", "a"].into_iter().enumerate() {
+        let query = sqlx::query(
+            "INSERT INTO videos (id, model, params, metadata, warnings, prompt_tokens, prompt_truncated, priority,
+                                 total_steps, created_at_ms)
+             VALUES (?, ?, ?, '{}', '[]', 12, 0, 0, 50, ?)",
+        )
+        .bind(id(n as u8))
+        .bind(model)
+        .bind(serde_json::to_string(&new_video("a panda").params).unwrap())
+        .bind(START_MS);
+        connection.execute(query).await.unwrap();
+    }
+    connection.close().await.unwrap();
+
+    let queue = Queue::open(&path, bench.clock.clone(), bench.queue.options()).await.unwrap();
+    let owner = Owner::unique();
+    for expected in ["a", "b"] {
+        let claim = queue.claim_preferring(&owner, &["a".to_owned()]).await.unwrap().unwrap();
+        assert_eq!(claim.video.model, expected, "the loaded model first");
+    }
+}
+
 async fn first_version(connection: &mut SqliteConnection) {
     sqlx::migrate!("../../migrations/sqlite").run_to(1, &mut *connection).await.unwrap();
     let params = serde_json::to_string(&new_video("a panda").params).unwrap();

@@ -199,6 +199,7 @@ pub(crate) async fn open(folder: &Path) -> (Queue, Stores) {
         lease_ms: 3_600_000,
         max_attempts: 3,
         key_limits: KeyLimits::default(),
+        model_run_max: 8,
     };
     let queue = Queue::open(&folder.join("jobs.db"), Arc::new(SystemClock), options).await.unwrap();
     let videos = VideoStore::open(&folder.join("videos")).await.unwrap();

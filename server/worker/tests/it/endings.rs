@@ -66,6 +66,8 @@ async fn each_failure_has_its_code_and_internals_stay_inside() {
     for (prompt, code, message) in [
         ("invalid", "invalid_params", "17 frames"),
         ("nan", "nan_latents", "after step 1"),
+        ("gone", "model_not_available", "there are: fake"),
+        ("unloadable", "model_load_failed", "the model could not be loaded; the server's log says why"),
         ("internal", "internal", "the generation failed; the server's log says why"),
         ("quits", "internal", "the generation failed; the server's log says why"),
     ] {
@@ -139,4 +141,21 @@ async fn a_video_whose_file_cannot_be_stored_is_never_completed() {
     assert_eq!(video.error.unwrap().code, "storage_failed");
     fs::create_dir(&folder).unwrap();
     bench.assert_goes_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn videos_of_the_model_in_memory_are_made_before_another_is_loaded() {
+    let bench = Bench::new().await;
+    let mut ids = Vec::new();
+    for model in ["fake", "other", "fake", "other", "fake"] {
+        let new = NewVideo { model: model.to_owned(), ..new_video("make") };
+        ids.push(bench.queue.enqueue(new, None).await.unwrap().video.id);
+    }
+    let _worker = bench.start(CONFIG);
+    for id in ids {
+        assert_eq!(bench.settled(id).await.status, Status::Completed);
+    }
+    let models: Vec<String> =
+        bench.baton.asked.lock().unwrap().iter().map(|asked| asked.model.clone()).collect();
+    assert_eq!(models, ["fake", "fake", "fake", "other", "other"]);
 }

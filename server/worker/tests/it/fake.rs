@@ -39,6 +39,7 @@ impl Held {
 /// What the fake was asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Asked {
+    pub(crate) model: String,
     pub(crate) params: VideoParams,
     pub(crate) resumed_from: Option<u32>,
     pub(crate) low_memory: bool,
@@ -101,6 +102,8 @@ impl Baton {
 }
 
 pub(crate) struct FakeGenerator {
+    /// The one that is in memory.
+    model: String,
     baton: Arc<Baton>,
     // As a real pipeline is, so that a `Send` bound on it would not compile.
     _not_send: std::rc::Rc<()>,
@@ -140,7 +143,7 @@ impl FakeGenerator {
             return Err("the device fell off the bus".to_owned());
         }
         baton.built.fetch_add(1, Ordering::SeqCst);
-        Ok(Self { baton: Arc::clone(baton), _not_send: std::rc::Rc::default() })
+        Ok(Self { model: "fake".to_owned(), baton: Arc::clone(baton), _not_send: std::rc::Rc::default() })
     }
 
     /// Does what the prompt says of this place.
@@ -151,6 +154,8 @@ impl FakeGenerator {
             "panic" => panic!("a secret in a panic"),
             "invalid" => Err(GenerateError::InvalidParams("17 frames".into())),
             "nan" => Err(GenerateError::NanLatents("after step 1".into())),
+            "gone" => Err(GenerateError::ModelNotAvailable("there are: fake".into())),
+            "unloadable" => Err(GenerateError::ModelNotLoaded("/secret/path".into())),
             "internal" => Err(GenerateError::Internal("/secret/path".into())),
             "reset" => Err(GenerateError::DeviceLost("an illegal address".into())),
             // Once, and then for good for this device.
@@ -180,6 +185,10 @@ fn read(checkpoint: &[u8], word: &str) -> Option<(u32, u64)> {
 }
 
 impl Generator for FakeGenerator {
+    fn loaded(&self) -> Vec<String> {
+        vec![self.model.clone()]
+    }
+
     fn generate(
         &mut self,
         request: &Request<'_>,
@@ -189,11 +198,13 @@ impl Generator for FakeGenerator {
         let (word, place) = params.prompt.split_once(' ').unwrap_or((&params.prompt, "1"));
         let resumed = request.checkpoint.map(|bytes| read(bytes, word).ok_or_else(|| bad(bytes))).transpose();
         let asked = Asked {
+            model: request.model.to_owned(),
             params: params.clone(),
             resumed_from: resumed.as_ref().ok().and_then(|resumed| resumed.map(|(step, _)| step)),
             low_memory: request.low_memory,
         };
         self.baton.asked.lock().unwrap().push(asked);
+        request.model.clone_into(&mut self.model);
         let (first, mut latents) = resumed?.unwrap_or((0, params.seed));
 
         ask(Progress::TextEncode, on_progress)?;

@@ -34,7 +34,8 @@ type EmitOfBatch<'a> = &'a mut dyn FnMut(usize, &Tensor, [usize; 3]) -> Result<(
 /// The autoencoder with its weights on a device.
 pub struct GpuVae {
     config: VaeConfig,
-    encoder: Encoder,
+    /// Of the encoder, which is on the device only while it encodes: no prompt needs it, a picture once.
+    source: Source,
     decoder: Decoder,
     dtype: DType,
     device: Device,
@@ -62,10 +63,11 @@ impl GpuVae {
     /// Those of the weights, and of the device's memory.
     pub(crate) fn load(config: VaeConfig, source: &Source, dtype: DType, device: &Device) -> Result<Self> {
         let root = source.root(dtype, device);
-        let encoder = Encoder::load(&root.pp("encoder"), &config)?;
+        // What is wrong with its files is to be known now.
+        drop(Encoder::load(&root.pp("encoder"), &config)?);
         let decoder = Decoder::load(&root.pp("decoder"), &config)?;
         source.finish()?;
-        Ok(Self { config, encoder, decoder, dtype, device: device.clone() })
+        Ok(Self { config, source: source.clone(), decoder, dtype, device: device.clone() })
     }
 
     /// Codes every video of a batch; `emit` is given the index of the video, too.
@@ -159,7 +161,8 @@ impl GpuVae {
         check: Check<'_>,
     ) -> Result<(HostTensor, HostTensor)> {
         let task = Task { input: x, name: "sample", tiling };
-        split_moments(&self.code_to_host(&self.encoder, &task, check)?, self.config.latent_channels)
+        let encoder = Encoder::load(&self.source.root(self.dtype, &self.device).pp("encoder"), &self.config)?;
+        split_moments(&self.code_to_host(&encoder, &task, check)?, self.config.latent_channels)
     }
 }
 
