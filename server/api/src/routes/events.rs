@@ -28,10 +28,11 @@ impl Wish {
     async fn of(state: &AppState, headers: &HeaderMap, mut fields: Fields) -> Result<Self> {
         // The caller was known by it.
         fields.string("ticket")?;
-        let previews = fields.integer("preview", &(0..=1), Code::InvalidType)?.unwrap_or(0) == 1;
+        let asked = fields.integer("preview", &(0..=1), Code::InvalidType)?.unwrap_or(0) == 1;
         let cursor = cursor(state, headers, &mut fields).await?;
         fields.finish()?;
-        Ok(Self { cursor, previews })
+        // Also where they are asked for, the operator may not want them made.
+        Ok(Self { cursor, previews: asked && state.previews })
     }
 }
 
