@@ -13,6 +13,7 @@ use anyhow::{Context, bail};
 use candle_core::{Device, Tensor};
 use clap::Args;
 use cogvideox::image::load_rgb;
+use cogvideox::lora::{LoraAdapter, LoraChoice};
 use cogvideox::scheduler::SchedulerKind;
 use cogvideox::{Event, GenerationParams, ModelDefaults, VideoFrames};
 
@@ -75,6 +76,9 @@ pub struct Generate {
     /// Start from this tensor instead of drawing noise: FILE.safetensors:KEY, shape (1, f, c, h, w).
     #[arg(long, value_name = "FILE:KEY")]
     initial_latents: Option<String>,
+    /// An adapter (a file of diffusers, PEFT or SAT) and its strength, 1 if not given; several may be given. On a CPU only.
+    #[arg(long, value_name = "FILE[=SCALE]")]
+    lora: Vec<String>,
     /// Write the run's intermediate tensors to this safetensors file.
     #[arg(long, value_name = "FILE")]
     dump: Option<PathBuf>,
@@ -158,6 +162,7 @@ impl Generate {
             seed: self.seed.unwrap_or_else(|| rand::random_range(0..1 << 53)),
             vae_tiling: self.vae_tiling || vae_tiling,
             initial_latents: self.initial_latents.as_deref().map(read_latents).transpose()?,
+            lora: self.lora.iter().map(|argument| read_lora(argument)).collect::<anyhow::Result<_>>()?,
         })
     }
 }
@@ -215,6 +220,14 @@ fn read_latents(argument: &str) -> anyhow::Result<Tensor> {
     let mut tensors = candle_core::safetensors::load(file, &Device::Cpu)
         .with_context(|| format!("--initial-latents: {file} cannot be read as safetensors"))?;
     tensors.remove(key).with_context(|| format!("--initial-latents: {file} holds no tensor {key:?}"))
+}
+
+/// `FILE[=SCALE]`; what follows the last `=` is the scale if it is a number, else part of the file's name.
+fn read_lora(argument: &str) -> anyhow::Result<LoraChoice> {
+    let split = argument.rsplit_once('=').and_then(|(file, scale)| Some((file, scale.parse().ok()?)));
+    let (file, scale) = split.unwrap_or((argument, 1.0));
+    let adapter = LoraAdapter::load(Path::new(file)).context("--lora")?;
+    Ok(LoraChoice { adapter: Arc::new(adapter), scale })
 }
 
 /// Hours of work must not end at a folder that does not exist.

@@ -289,6 +289,7 @@ fn generation_params(params: &VideoParams, vae_tiling: bool) -> Result<Generatio
         seed: params.seed,
         vae_tiling,
         initial_latents: None,
+        lora: Vec::new(),
     })
 }
 

@@ -7,6 +7,7 @@
 use candle_core::Tensor;
 
 use crate::image::RgbImage;
+use crate::lora::LoraChoice;
 use crate::scheduler::SchedulerKind;
 use crate::transformer::TransformerConfig;
 use crate::{Error, PipelineClass, Result};
@@ -43,6 +44,8 @@ pub struct GenerationParams {
     pub vae_tiling: bool,
     /// Used instead of drawing them, `(1, f, c, h, w)`; the generator is then not drawn from for them.
     pub initial_latents: Option<Tensor>,
+    /// Adapters of the transformer's weights, all at once.
+    pub lora: Vec<LoraChoice>,
 }
 
 /// The published forms of CogVideoX.

@@ -25,6 +25,7 @@ pub(crate) enum Activation {
 }
 
 /// A dense layer; the weight is `(out_features, in_features)`.
+#[derive(Clone)]
 pub(crate) struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
@@ -54,6 +55,21 @@ impl Linear {
         let biases: Option<Vec<&Tensor>> = layers.iter().map(|l| l.bias.as_ref()).collect();
         let bias = biases.map(|b| Tensor::cat(&b, 0)).transpose()?;
         Ok(Self { weight: Tensor::cat(&weights, 0)?, bias })
+    }
+
+    /// The layer with `deltas` added to its weight, in `f32` and rounded once. The weight's rows are as many equal
+    /// parts as there are deltas (more than one for layers from [`Self::concat`]); this layer stays as it is.
+    pub(crate) fn merged(&self, deltas: &[Option<Tensor>]) -> Result<Self> {
+        let rows = self.weight.dim(0)? / deltas.len();
+        let parts = deltas.iter().enumerate().map(|(i, delta)| {
+            let part = self.weight.narrow(0, i * rows, rows)?;
+            match delta {
+                Some(delta) => (part.to_dtype(DType::F32)? + delta)?.to_dtype(part.dtype()),
+                None => Ok(part),
+            }
+        });
+        let weight = Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)?;
+        Ok(Self { weight, bias: self.bias.clone() })
     }
 
     /// `(.., in_features)` to `(.., out_features)` in the weight's dtype.

@@ -223,6 +223,7 @@ mod tests {
             seed: 5,
             vae_tiling: false,
             initial_latents: None,
+            lora: Vec::new(),
         };
         let state = LoopState { step: 1, ..LoopState::new(latents, generator.clone()) };
         let bytes = to_bytes(&state, Fingerprint::of(&pipeline, &params).unwrap()).unwrap();

@@ -6,10 +6,11 @@
 use candle_core::Tensor;
 
 use super::{VideoFrames, postprocess};
-use crate::Result;
+use crate::lora::{self, LoraChoice};
 use crate::text_encoder::T5EncoderModel;
 use crate::transformer::{CogVideoXTransformer3DModel, Positions, TransformerConfig, TransformerInput};
 use crate::vae::{AutoencoderKlCogVideoX, Check, Tiling, VaeConfig};
+use crate::{Error, Result};
 
 /// The parts that hold weights.
 pub(crate) struct Components {
@@ -42,6 +43,25 @@ pub(crate) trait Denoiser: Send {
 
     /// `(b, f, out_channels, h, w)`; `check` is called between blocks.
     fn forward(&self, input: &TransformerInput<'_>, check: &mut dyn FnMut() -> Result<()>) -> Result<Tensor>;
+
+    /// Whether adapters can be applied, and these fit; asked before any work.
+    fn check_lora(&self, lora: &[LoraChoice]) -> Result<()> {
+        if lora.is_empty() {
+            return Ok(());
+        }
+        Err(Error::invalid("lora", "adapters are applied on a CPU only, this model runs on a GPU"))
+    }
+
+    /// As [`Self::forward`], with adapters that passed [`Self::check_lora`].
+    fn forward_with_lora(
+        &self,
+        input: &TransformerInput<'_>,
+        lora: &[LoraChoice],
+        check: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Tensor> {
+        self.check_lora(lora)?;
+        self.forward(input, check)
+    }
 }
 
 /// Pictures to latents and back.
@@ -87,6 +107,19 @@ impl Denoiser for CogVideoXTransformer3DModel {
 
     fn forward(&self, input: &TransformerInput<'_>, check: &mut dyn FnMut() -> Result<()>) -> Result<Tensor> {
         self.forward(input, check)
+    }
+
+    fn check_lora(&self, lora: &[LoraChoice]) -> Result<()> {
+        lora::check(lora, self.config())
+    }
+
+    fn forward_with_lora(
+        &self,
+        input: &TransformerInput<'_>,
+        lora: &[LoraChoice],
+        check: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Tensor> {
+        self.forward_with_lora(input, lora, check)
     }
 }
 

@@ -38,7 +38,7 @@ impl CogVideoXPipeline {
         let steps = schedule.timesteps().len();
         self.components.transformer.prepare(&schedule.timesteps()[state.step..], OFS)?;
         for &timestep in &schedule.timesteps()[state.step..] {
-            let output = self.predict(conditioning, &state.latents, timestep, on_event)?;
+            let output = self.predict(conditioning, params, (&state.latents, timestep), on_event)?;
             let noise_pred = guide(&output, params, timestep)?;
             let LoopState { latents, scheduler, generator, .. } = &mut state;
             let next = schedule.step(&noise_pred, timestep, latents, scheduler, generator)?;
@@ -59,8 +59,8 @@ impl CogVideoXPipeline {
     fn predict(
         &self,
         conditioning: &Conditioning,
-        latents: &Tensor,
-        timestep: usize,
+        params: &GenerationParams,
+        (latents, timestep): (&Tensor, usize),
         on_event: &mut OnEvent<'_>,
     ) -> Result<Tensor> {
         let input = match &conditioning.image_latents {
@@ -75,7 +75,8 @@ impl CogVideoXPipeline {
             ofs: OFS,
             positions: &conditioning.positions,
         };
-        self.components.transformer.forward(&input, &mut || notify(on_event, Event::CheckPoint))
+        let mut check = || notify(on_event, Event::CheckPoint);
+        self.components.transformer.forward_with_lora(&input, &params.lora, &mut check)
     }
 }
 

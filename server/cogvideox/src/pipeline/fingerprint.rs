@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::CogVideoXPipeline;
 use crate::digest::sha256;
 use crate::image::RgbImage;
+use crate::lora::LoraChoice;
 use crate::params::GenerationParams;
 use crate::{Error, Result};
 
@@ -38,6 +39,7 @@ impl Fingerprint {
             seed,
             vae_tiling: _,
             initial_latents,
+            lora,
         } = params;
         let none = || "none".to_owned();
         let components = &pipeline.components;
@@ -57,6 +59,7 @@ impl Fingerprint {
                 "initial_latents",
                 initial_latents.as_ref().map(tensor_digest).transpose()?.unwrap_or_else(none),
             ),
+            ("lora", lora_digests(lora)),
             ("dtype", pipeline.dtype.as_str().to_owned()),
             ("device", pipeline.gpu.as_ref().map_or_else(|| "cpu".to_owned(), |gpu| gpu.name.clone())),
             ("model form", format!("{:?}", pipeline.description.form)),
@@ -86,6 +89,13 @@ impl Fingerprint {
 
 fn image_digest(image: &RgbImage) -> String {
     format!("{}x{} {}", image.width(), image.height(), sha256(image.rgb()))
+}
+
+/// An adapter's file may change under its name, hence its content.
+fn lora_digests(lora: &[LoraChoice]) -> String {
+    let digests: Vec<String> =
+        lora.iter().map(|LoraChoice { adapter, scale }| format!("{} x {scale}", adapter.digest())).collect();
+    if digests.is_empty() { "none".to_owned() } else { digests.join(", ") }
 }
 
 fn tensor_digest(tensor: &Tensor) -> Result<String> {

@@ -205,6 +205,7 @@ impl CogVideoXPipeline {
         let tiles = params.vae_tiling || self.memory_plan().is_some_and(|plan| plan.vae_tiling);
         let tiling = if tiles { Some(self.components.vae.default_tiling()) } else { None };
         self.check_image(params)?;
+        self.components.transformer.check_lora(&params.lora)?;
         let run = Run { params, shape, schedule, tiling };
         let resumed = resume.map(|checkpoint| self.resume(checkpoint, &run)).transpose()?;
 

@@ -3,10 +3,13 @@
 //! Text and video tokens are one sequence throughout; they share every weight and differ in the modulation only.
 //! Relies on [`crate::ops`]; must not know embeddings or patches.
 
+use std::borrow::Cow;
+
 use candle_core::Tensor;
 
 use super::config::TransformerConfig;
 use crate::Result;
+use crate::lora::{self, LoraChoice, LoraTarget};
 use crate::ops::attention::{Attention, RotaryTables};
 use crate::ops::linear::{Activation, Linear};
 use crate::ops::norm::{LayerNorm, Modulation, ShiftScale, Streams, gated_add};
@@ -50,6 +53,22 @@ pub(super) struct BlockInput<'a> {
     pub(super) silu_emb: &'a Tensor,
     pub(super) rotary: Option<&'a RotaryTables>,
     pub(super) streams: Streams,
+    pub(super) lora: &'a [LoraChoice],
+}
+
+/// A layer of block `index` with the run's adapters, or as it is where none changes it.
+fn adapted<'a>(
+    linear: &'a Linear,
+    index: usize,
+    targets: &[LoraTarget],
+    lora: &[LoraChoice],
+) -> Result<Cow<'a, Linear>> {
+    let deltas = targets.iter().map(|&target| lora::delta(lora, index, target));
+    let deltas = deltas.collect::<Result<Vec<_>>>()?;
+    if deltas.iter().all(Option::is_none) {
+        return Ok(Cow::Borrowed(linear));
+    }
+    Ok(Cow::Owned(linear.merged(&deltas)?))
 }
 
 pub(super) struct Block {
@@ -84,8 +103,10 @@ impl Block {
         })
     }
 
-    /// `(b, text + video, inner)` to the same.
-    pub(super) fn forward(&self, x: &Tensor, input: &BlockInput<'_>) -> Result<Tensor> {
+    /// `(b, text + video, inner)` to the same; `index` is the block's own, for its adapters.
+    pub(super) fn forward(&self, index: usize, x: &Tensor, input: &BlockInput<'_>) -> Result<Tensor> {
+        let adapted = |linear, targets: &[LoraTarget]| adapted(linear, index, targets, input.lora);
+        let to_qkv = adapted(&self.to_qkv, &[LoraTarget::ToQ, LoraTarget::ToK, LoraTarget::ToV])?;
         let (normed, modulation) = self.norm1.forward(x, input.silu_emb, input.streams)?;
         let attention = Attention {
             heads: self.heads,
@@ -94,11 +115,14 @@ impl Block {
             rotary: input.rotary,
             streams: input.streams,
         };
-        let attended = self.to_out.forward(&attention.forward(&self.to_qkv.forward(&normed)?)?)?;
+        let attended = attention.forward(&to_qkv.forward(&normed)?)?;
+        let attended = adapted(&self.to_out, &[LoraTarget::ToOut])?.forward(&attended)?;
         let x = gated_add(x, &attended, input.streams, &modulation, GATE)?;
 
         let (normed, modulation) = self.norm2.forward(&x, input.silu_emb, input.streams)?;
-        let hidden = self.ff_in.forward_with(&normed, Activation::GeluTanh)?;
-        Ok(gated_add(&x, &self.ff_out.forward(&hidden)?, input.streams, &modulation, GATE)?)
+        let ff_in = adapted(&self.ff_in, &[LoraTarget::FeedForwardIn])?;
+        let hidden = ff_in.forward_with(&normed, Activation::GeluTanh)?;
+        let ff_out = adapted(&self.ff_out, &[LoraTarget::FeedForwardOut])?;
+        Ok(gated_add(&x, &ff_out.forward(&hidden)?, input.streams, &modulation, GATE)?)
     }
 }

@@ -18,6 +18,7 @@ pub use self::config::TransformerConfig;
 pub(crate) use self::embeddings::{Grid, timestep_embedding};
 pub(crate) use self::positions::PositionMaker;
 pub use self::positions::Positions;
+use crate::lora::{self, LoraChoice};
 use crate::ops::linear::Linear;
 use crate::ops::norm::{LayerNorm, Modulation, ShiftScale, Streams};
 use crate::ops::silu;
@@ -147,16 +148,31 @@ impl CogVideoXTransformer3DModel {
         input: &TransformerInput<'_>,
         check: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Tensor> {
+        self.forward_with_lora(input, &[], check)
+    }
+
+    /// As [`Self::forward`], with adapters merged into a copy of each layer for as long as the layer is used: what
+    /// diffusers computes after `fuse_lora`.
+    ///
+    /// # Errors
+    /// Those of [`Self::forward`], and of [`LoraAdapter::check`](crate::lora::LoraAdapter::check).
+    pub fn forward_with_lora(
+        &self,
+        input: &TransformerInput<'_>,
+        lora: &[LoraChoice],
+        check: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Tensor> {
+        lora::check(lora, &self.config)?;
         let (_, frames, _, height, width) = input.hidden_states.dims5()?;
         let grid = Grid::of(&self.config, [frames, height, width])?;
         let streams = Streams { text_len: input.encoder_hidden_states.dim(1)? };
         let silu_emb = silu(&self.time_emb(input)?)?;
         let mut x = self.embed(input)?;
         let block_input =
-            BlockInput { silu_emb: &silu_emb, rotary: input.positions.rotary.as_ref(), streams };
-        for block in &self.blocks {
+            BlockInput { silu_emb: &silu_emb, rotary: input.positions.rotary.as_ref(), streams, lora };
+        for (index, block) in self.blocks.iter().enumerate() {
             check()?;
-            x = block.forward(&x, &block_input)?;
+            x = block.forward(index, &x, &block_input)?;
         }
         // diffusers norms the text tokens too and drops them.
         let video = x.narrow(1, streams.text_len, grid.tokens())?.contiguous()?;

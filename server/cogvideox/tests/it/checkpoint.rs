@@ -17,7 +17,7 @@ fn load(form: &str, dtype: DType) -> CogVideoXPipeline {
 }
 
 /// A run that draws all that a run can draw: the image's posterior, initial latents and, with DPM, noise.
-fn params(pipeline: &CogVideoXPipeline, scheduler: SchedulerKind) -> GenerationParams {
+pub(crate) fn params(pipeline: &CogVideoXPipeline, scheduler: SchedulerKind) -> GenerationParams {
     let image = pipeline.description().form.takes_image().then(|| image(0));
     GenerationParams {
         prompt: "A panda plays the guitar".to_owned(),
@@ -33,6 +33,7 @@ fn params(pipeline: &CogVideoXPipeline, scheduler: SchedulerKind) -> GenerationP
         seed: 42,
         vae_tiling: false,
         initial_latents: None,
+        lora: Vec::new(),
     }
 }
 
@@ -42,7 +43,7 @@ fn image(first: u8) -> RgbImage {
     RgbImage::new(rgb, 48, 64).unwrap()
 }
 
-fn run(
+pub(crate) fn run(
     pipeline: &CogVideoXPipeline,
     params: &GenerationParams,
     resume: Option<&[u8]>,
@@ -52,7 +53,7 @@ fn run(
 }
 
 /// Runs up to the end of step `at`, takes the checkpoint and breaks off.
-fn break_off(pipeline: &CogVideoXPipeline, params: &GenerationParams, at: usize) -> Vec<u8> {
+pub(crate) fn break_off(pipeline: &CogVideoXPipeline, params: &GenerationParams, at: usize) -> Vec<u8> {
     let mut bytes = None;
     let result = pipeline.generate(params, None, &mut |event| match event {
         Event::StepEnd { step, state, .. } if step == at => {

@@ -13,6 +13,7 @@ mod gpu;
 mod gpu_vae;
 mod guidance;
 mod image;
+mod lora;
 mod noise;
 mod pipeline;
 mod preview;

@@ -39,6 +39,7 @@ fn params(golden: &Golden, run: &serde_json::Value) -> GenerationParams {
         seed: golden.json["seed"].as_u64().unwrap() + 1,
         vae_tiling: false,
         initial_latents: Some(golden.get(run["latents"].as_str().unwrap()).clone()),
+        lora: Vec::new(),
     }
 }
 
@@ -121,6 +122,7 @@ fn image_latents_are_part_of_the_generators_stream() {
     let pipeline = load(&golden);
     let params = GenerationParams {
         initial_latents: None,
+        lora: Vec::new(),
         num_inference_steps: 1,
         ..params(&golden, &golden.json["runs"]["nocfg"])
     };

@@ -128,6 +128,7 @@ fn a_step_previews_the_clean_latents_it_predicts() {
             seed: 3,
             vae_tiling: false,
             initial_latents: None,
+            lora: Vec::new(),
         };
         let mut seen = 0;
         let video = pipeline.generate(&params, None, &mut |event| {
