@@ -34,6 +34,7 @@ fn transformer(folder: &Path, inputs: &HashMap<String, Tensor>) -> Result<Run> {
             timestep: 500,
             ofs: 2.0,
             positions: &positions,
+            lora: &[],
         };
         transformer.forward(&input, &mut || Ok(()))
     }))

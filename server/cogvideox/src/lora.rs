@@ -19,9 +19,6 @@ use crate::digest::sha256;
 use crate::transformer::TransformerConfig;
 use crate::{Error, Result};
 
-/// The file name that diffusers' `save_lora_weights` gives.
-pub const DIFFUSERS_FILE: &str = "pytorch_lora_weights.safetensors";
-
 /// How far a scale may lie from zero: beyond it every adapter gives noise.
 pub const MAX_SCALE: f64 = 10.0;
 
@@ -99,7 +96,6 @@ struct Parts {
 pub struct LoraAdapter {
     path: PathBuf,
     digest: String,
-    bytes: usize,
     layers: BTreeMap<(usize, LoraTarget), LowRank>,
 }
 
@@ -155,22 +151,12 @@ impl LoraAdapter {
                 return Err(fault(format!("layer {name} stands twice, also as {}", other.name)));
             }
         }
-        Ok(Self { path: path.to_owned(), digest: sha256(&bytes), bytes: bytes.len(), layers })
-    }
-
-    /// The file that it was read from.
-    pub fn path(&self) -> &Path {
-        &self.path
+        Ok(Self { path: path.to_owned(), digest: sha256(&bytes), layers })
     }
 
     /// The SHA-256 of the file in hexadecimal.
-    pub fn digest(&self) -> &str {
+    pub(crate) fn digest(&self) -> &str {
         &self.digest
-    }
-
-    /// Size of the file.
-    pub fn bytes(&self) -> usize {
-        self.bytes
     }
 
     /// # Errors

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use api::{Health, Limits};
 use axum::http::{Method, StatusCode};
-use queue::{Claim, JobError, Progress, Scope, Stage};
+use queue::{Claim, JobError, KeyLimits, Progress, Scope, Stage};
 use serde_json::{Value, json};
 
 use crate::reader::{Ask, Reader};
@@ -239,6 +239,17 @@ async fn previews_are_for_those_who_want_them() {
     assert!(!world.queue.previews_wanted(claim.video.id), "nobody looks any more");
     world.queue.cancelled(&claim.lease).await.unwrap();
     assert!(without.rest().await.iter().all(|event| event.name != "video.preview"));
+}
+
+#[tokio::test]
+async fn no_previews_are_made_where_the_operator_wants_none() {
+    let world = World::custom(KeyLimits::default(), |state| state.previews = false).await;
+    let id = world.queued("a cat").await;
+    let path = format!("/v1/videos/{id}/events?preview=1");
+    let mut reader = Reader::ask(&world, &path, Ask::default()).await.unwrap();
+    let claim = world.claim().await;
+    assert!(!world.queue.previews_wanted(claim.video.id));
+    reader.expect("video.snapshot").await;
 }
 
 #[tokio::test]

@@ -72,6 +72,7 @@ impl Bench {
             timestep: 0,
             ofs: 0.0,
             positions: &model.positions(frames, height, width)?,
+            lora: &[],
         };
         self.measured(steps, || model.forward(&input, &mut || Ok(())).map(drop))
     }

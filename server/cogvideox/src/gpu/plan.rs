@@ -198,6 +198,7 @@ fn run(components: &Components, dtype: DType, plan: &MemoryPlan, job: &Job) -> R
         timestep: 0,
         ofs: 0.0,
         positions: &positions,
+        lora: &[],
     };
     components.transformer.forward(&input, check)?;
     let latents = HostTensor::zeros((1, config.out_channels, frames, height, width), dtype, &host)?;

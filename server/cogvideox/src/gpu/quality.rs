@@ -177,6 +177,7 @@ impl Quality<'_> {
                 timestep,
                 ofs: OFS,
                 positions: &positions,
+                lora: &[],
             };
             let output = model.forward(&input, &mut || Ok(()))?;
             let noise_pred =

@@ -165,6 +165,7 @@ impl GpuTransformer {
             return Err(Error::invalid("latents", message));
         }
         let grid = Grid::of(&self.config, [frames, height, width])?;
+        self.check_lora(input.lora)?;
         self.prepare(&[input.timestep], input.ofs)?;
         let tables = locked(&self.tables);
         let tables = tables.as_ref().ok_or_else(not_prepared)?;

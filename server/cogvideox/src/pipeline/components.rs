@@ -51,17 +51,6 @@ pub(crate) trait Denoiser: Send {
         }
         Err(Error::invalid("lora", "adapters are applied on a CPU only, this model runs on a GPU"))
     }
-
-    /// As [`Self::forward`], with adapters that passed [`Self::check_lora`].
-    fn forward_with_lora(
-        &self,
-        input: &TransformerInput<'_>,
-        lora: &[LoraChoice],
-        check: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<Tensor> {
-        self.check_lora(lora)?;
-        self.forward(input, check)
-    }
 }
 
 /// Pictures to latents and back.
@@ -111,15 +100,6 @@ impl Denoiser for CogVideoXTransformer3DModel {
 
     fn check_lora(&self, lora: &[LoraChoice]) -> Result<()> {
         lora::check(lora, self.config())
-    }
-
-    fn forward_with_lora(
-        &self,
-        input: &TransformerInput<'_>,
-        lora: &[LoraChoice],
-        check: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<Tensor> {
-        self.forward_with_lora(input, lora, check)
     }
 }
 

@@ -74,9 +74,10 @@ impl CogVideoXPipeline {
             timestep,
             ofs: OFS,
             positions: &conditioning.positions,
+            lora: &params.lora,
         };
         let mut check = || notify(on_event, Event::CheckPoint);
-        self.components.transformer.forward_with_lora(&input, &params.lora, &mut check)
+        self.components.transformer.forward(&input, &mut check)
     }
 }
 

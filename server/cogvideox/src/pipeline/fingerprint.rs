@@ -41,7 +41,6 @@ impl Fingerprint {
             initial_latents,
             lora,
         } = params;
-        let none = || "none".to_owned();
         let components = &pipeline.components;
         let values = [
             ("prompt", sha256(prompt.as_bytes())),
@@ -75,7 +74,8 @@ impl Fingerprint {
     /// [`Error::Checkpoint`] naming the first value in which a checkpoint's fingerprint differs from this run's.
     pub(super) fn check(&self, found: &Self) -> Result<()> {
         for name in self.0.keys().chain(found.0.keys()) {
-            let value = |of: &Self| of.0.get(name).cloned().unwrap_or_else(|| "nothing".to_owned());
+            // A checkpoint of a version that knew no such input is of a run without one.
+            let value = |of: &Self| of.0.get(name).cloned().unwrap_or_else(none);
             let (expected, found) = (value(self), value(found));
             if expected != found {
                 return Err(Error::Checkpoint(format!(
@@ -87,6 +87,11 @@ impl Fingerprint {
     }
 }
 
+/// The value of an input that is not given.
+fn none() -> String {
+    "none".to_owned()
+}
+
 fn image_digest(image: &RgbImage) -> String {
     format!("{}x{} {}", image.width(), image.height(), sha256(image.rgb()))
 }
@@ -95,7 +100,7 @@ fn image_digest(image: &RgbImage) -> String {
 fn lora_digests(lora: &[LoraChoice]) -> String {
     let digests: Vec<String> =
         lora.iter().map(|LoraChoice { adapter, scale }| format!("{} x {scale}", adapter.digest())).collect();
-    if digests.is_empty() { "none".to_owned() } else { digests.join(", ") }
+    if digests.is_empty() { none() } else { digests.join(", ") }
 }
 
 fn tensor_digest(tensor: &Tensor) -> Result<String> {
@@ -106,4 +111,22 @@ fn tensor_digest(tensor: &Tensor) -> Result<String> {
 fn config_digest(config: &impl Serialize) -> Result<String> {
     let json = serde_json::to_vec(config).map_err(|e| Error::Checkpoint(e.to_string()))?;
     Ok(sha256(&json))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_from_before_adapters_is_of_a_run_without_them() {
+        let of = |values: &[(&str, &str)]| {
+            Fingerprint(
+                values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            )
+        };
+        let older = of(&[("seed", "5")]);
+        of(&[("seed", "5"), ("lora", "none")]).check(&older).unwrap();
+        let message = of(&[("seed", "5"), ("lora", "d1 x 1")]).check(&older).unwrap_err().to_string();
+        assert!(message.contains("lora: expected d1 x 1, found none"), "{message}");
+    }
 }

@@ -57,6 +57,8 @@ pub struct TransformerInput<'a> {
     pub ofs: f32,
     /// From [`CogVideoXTransformer3DModel::positions`] for this size.
     pub positions: &'a Positions,
+    /// Adapters of the blocks' weights, all at once.
+    pub lora: &'a [LoraChoice],
 }
 
 /// The denoiser.
@@ -139,37 +141,28 @@ impl CogVideoXTransformer3DModel {
         maker.make([frames, height, width], self.dtype)
     }
 
-    /// Predicts `(b, f, out_channels, h, w)`. `check` is called between blocks; its error ends the forward.
+    /// Predicts `(b, f, out_channels, h, w)`. `check` is called between blocks; its error ends the forward. Adapters
+    /// are merged into a copy of each layer for as long as the layer is used: what diffusers computes after `fuse_lora`.
     ///
     /// # Errors
-    /// What `check` returned, or a shape that does not fit.
+    /// What `check` returned, a shape that does not fit, or that of [`LoraAdapter::check`](crate::lora::LoraAdapter::check).
     pub fn forward(
         &self,
         input: &TransformerInput<'_>,
         check: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Tensor> {
-        self.forward_with_lora(input, &[], check)
-    }
-
-    /// As [`Self::forward`], with adapters merged into a copy of each layer for as long as the layer is used: what
-    /// diffusers computes after `fuse_lora`.
-    ///
-    /// # Errors
-    /// Those of [`Self::forward`], and of [`LoraAdapter::check`](crate::lora::LoraAdapter::check).
-    pub fn forward_with_lora(
-        &self,
-        input: &TransformerInput<'_>,
-        lora: &[LoraChoice],
-        check: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<Tensor> {
-        lora::check(lora, &self.config)?;
+        lora::check(input.lora, &self.config)?;
         let (_, frames, _, height, width) = input.hidden_states.dims5()?;
         let grid = Grid::of(&self.config, [frames, height, width])?;
         let streams = Streams { text_len: input.encoder_hidden_states.dim(1)? };
         let silu_emb = silu(&self.time_emb(input)?)?;
         let mut x = self.embed(input)?;
-        let block_input =
-            BlockInput { silu_emb: &silu_emb, rotary: input.positions.rotary.as_ref(), streams, lora };
+        let block_input = BlockInput {
+            silu_emb: &silu_emb,
+            rotary: input.positions.rotary.as_ref(),
+            streams,
+            lora: input.lora,
+        };
         for (index, block) in self.blocks.iter().enumerate() {
             check()?;
             x = block.forward(index, &x, &block_input)?;

@@ -31,8 +31,9 @@ fn forward(golden: &Golden, model: &CogVideoXTransformer3DModel, lora: &[LoraCho
         timestep: 499,
         ofs: 2.0,
         positions: &model.positions(frames, height, width).unwrap(),
+        lora,
     };
-    model.forward_with_lora(&input, lora, &mut || Ok(())).unwrap()
+    model.forward(&input, &mut || Ok(())).unwrap()
 }
 
 fn load(form: &str) -> (Golden, CogVideoXTransformer3DModel) {

@@ -34,6 +34,7 @@ fn for_each_forward(golden: &Golden, compare: impl Fn(&str, &Tensor, &Tensor)) {
                 timestep,
                 ofs: 2.0,
                 positions: &positions,
+                lora: &[],
             };
             let output = model.forward(&input, &mut || Ok(())).unwrap();
             compare(&key, &output, golden.get(&key));
@@ -77,6 +78,7 @@ fn a_batch_is_its_elements_one_by_one() {
         timestep: 499,
         ofs: 2.0,
         positions: &positions,
+        lora: &[],
     };
     let output = model.forward(&input, &mut || Ok(())).unwrap();
     assert_close("uncond", &output.narrow(0, 0, 1).unwrap(), golden.get("tr.uncond.t499"), 2e-5);
@@ -132,6 +134,7 @@ fn a_check_that_fails_ends_the_forward() {
         timestep: 999,
         ofs: 2.0,
         positions: &positions,
+        lora: &[],
     };
     let mut calls = 0;
     let result = model.forward(&input, &mut || {

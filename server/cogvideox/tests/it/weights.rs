@@ -140,6 +140,7 @@ fn weights_stored_in_half_precision_are_widened() {
             timestep: 499,
             ofs: 2.0,
             positions: &model.positions(frames, height, width).unwrap(),
+            lora: &[],
         };
         model.forward(&input, &mut || Ok(())).unwrap()
     };
