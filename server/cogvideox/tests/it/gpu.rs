@@ -9,7 +9,7 @@ use device::{Capability, Device, Settings};
 use crate::golden::{FORMS, Golden, assert_close, assert_relative};
 use crate::pipeline::for_each_run;
 
-fn emulator() -> Device {
+pub(crate) fn emulator() -> Device {
     Device::emulator(Capability { major: 9, minor: 0 }, false, Settings::default())
 }
 
@@ -24,7 +24,7 @@ fn smallest() -> MemoryPlan {
     }
 }
 
-fn load_with(golden: &Golden, placement: Placement, plan: MemoryPlan) -> CogVideoXPipeline {
+pub(crate) fn load_with(golden: &Golden, placement: Placement, plan: MemoryPlan) -> CogVideoXPipeline {
     let options = GpuOptions { placement, precision: Precision::Dense, plan: Some(plan) };
     CogVideoXPipeline::load_on_gpu(&golden.dir, golden.dtype, &options).unwrap()
 }

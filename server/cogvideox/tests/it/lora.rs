@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use cogvideox::CogVideoXPipeline;
+use cogvideox::gpu::{MemoryPlan, Placement};
 use cogvideox::lora::{LoraAdapter, LoraChoice};
 use cogvideox::transformer::{CogVideoXTransformer3DModel, TransformerInput};
 
 use crate::checkpoint::{break_off, params, run};
 use crate::golden::{Golden, assert_close};
+use crate::gpu::{emulator, load_with};
 
 fn file(form: &str, name: &str) -> PathBuf {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/lora");
@@ -130,4 +132,13 @@ fn a_run_does_not_go_on_with_another_adapter_or_scale() {
         let message = run(&pipeline, &with(lora), None).unwrap_err().to_string();
         assert!(message.starts_with("lora: expected a scale"), "{message}");
     }
+}
+
+#[test]
+fn a_device_says_that_it_applies_none() {
+    let pipeline = load_with(&Golden::open("5b"), Placement::single(emulator()), MemoryPlan::RESIDENT);
+    let mut params = params(&pipeline, cogvideox::scheduler::SchedulerKind::Ddim);
+    params.lora = vec![choice(&file("5b", "motion"), 1.0)];
+    let message = run(&pipeline, &params, None).unwrap_err().to_string();
+    assert!(message.starts_with("lora: adapters are applied on a CPU only"), "{message}");
 }
