@@ -13,6 +13,7 @@ import tempfile
 import time
 
 import access
+import adapters
 import basics
 import files
 import line
@@ -24,7 +25,7 @@ import streams
 import workers
 from server import step
 
-WALKS = {walk.__name__: walk for walk in (basics, files, line, streams, recovery, workers, models, access, outside, parity)}
+WALKS = {walk.__name__: walk for walk in (basics, files, line, streams, recovery, workers, models, adapters, access, outside, parity)}
 
 
 def main(binary, *names):

@@ -3,6 +3,7 @@
 //! Whether the model can do what they say is `resolve`'s question, and what happens before the video is in the queue
 //! `submit`'s.
 
+mod lora;
 mod resolve;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use crate::error::{Code, Error, Result};
 use crate::fields::{Field, Fields, quoted};
 use crate::model::Scheduler;
 
+pub(crate) use lora::{LoraRequest, MAX_LORA, WantedLora, find as find_lora};
 pub(crate) use resolve::{Door, Draft, MAX_GUIDANCE_SCALE, check_prompt, model_not_found};
 
 /// Seeds up to here survive a trip through a JSON number in any language.
@@ -68,6 +70,10 @@ pub(crate) struct CreateVideoRequest {
     /// The same seed makes the same video; drawn at random, and reported, when left out.
     #[schema(minimum = 0, maximum = 9_007_199_254_740_991_u64)]
     pub(crate) seed: Option<u64>,
+    /// Adapters of the model's weights, all at once; in a form as JSON text.
+    #[schema(max_items = 8)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) lora: Option<Vec<LoraRequest>>,
     /// What the video must not show.
     #[schema(max_length = 10000)]
     pub(crate) negative_prompt: Option<String>,
@@ -142,6 +148,7 @@ impl CreateVideoRequest {
             use_dynamic_cfg: fields.boolean("use_dynamic_cfg")?,
             scheduler: fields.string("scheduler")?.map(|name| scheduler(&name)).transpose()?,
             seed: fields.integer("seed", &(0..=MAX_SEED as i64), Code::InvalidSeed)?,
+            lora: lora::take(fields)?,
             negative_prompt: fields.string("negative_prompt")?,
             truncate_prompt: fields.boolean("truncate_prompt")?,
             refine_prompt: fields.boolean("refine_prompt")?,

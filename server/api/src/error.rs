@@ -81,6 +81,14 @@ code_table! {
     InvalidGuidanceScale = BAD_REQUEST "invalid_guidance_scale";
     /// Not a scheduler this server has.
     UnsupportedScheduler = BAD_REQUEST "unsupported_scheduler";
+    /// Too many adapters, one named twice, or a scale out of range.
+    InvalidLora = BAD_REQUEST "invalid_lora";
+    /// No adapter has this name.
+    UnknownLora = BAD_REQUEST "unknown_lora";
+    /// The model cannot be used with this adapter.
+    UnsupportedLora = BAD_REQUEST "unsupported_lora";
+    /// The adapter's file is another one than when the video was asked for.
+    LoraChanged = BAD_REQUEST "lora_changed";
     /// A seed out of range.
     InvalidSeed = BAD_REQUEST "invalid_seed";
     /// A priority out of range.

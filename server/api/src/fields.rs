@@ -200,6 +200,28 @@ impl Fields {
         members.collect::<Result<_>>().map(Some)
     }
 
+    /// A list of objects, or JSON text of one; each has its members under names such as `name[0].member`.
+    pub(crate) fn objects(&mut self, name: &str) -> Result<Option<Vec<Self>>> {
+        let expected = "a list of objects";
+        let entries = match self.take(name) {
+            None => return Ok(None),
+            Some(Field::Json(Value::Array(entries))) => entries,
+            Some(Field::Text(text)) => match serde_json::from_str(&text) {
+                Ok(Value::Array(entries)) => entries,
+                _ => return Err(wrong_type(name, expected, &Field::Text(text))),
+            },
+            Some(other) => return Err(wrong_type(name, expected, &other)),
+        };
+        let members = |(index, entry): (usize, Value)| match entry {
+            Value::Object(members) => {
+                let named = |(key, value)| (format!("{name}[{index}].{key}"), Field::Json(value));
+                Ok(Self(members.into_iter().map(named).collect()))
+            }
+            other => Err(wrong_type(&format!("{name}[{index}]"), "an object", &Field::Json(other))),
+        };
+        entries.into_iter().enumerate().map(members).collect::<Result<_>>().map(Some)
+    }
+
     /// The names of the fields that nothing has taken.
     pub(crate) fn into_names(self) -> impl Iterator<Item = String> {
         self.0.into_keys()

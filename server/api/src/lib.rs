@@ -35,7 +35,9 @@ mod video;
 pub use disk::DiskProbe;
 pub use error::{Code, Error, ErrorBody, ErrorEnvelope, ErrorType, Result};
 pub use futures_util::future::BoxFuture;
-pub use model::{CountTokens, FrameLattice, ModelCard, ModelCatalog, Scheduler, Size, StepRule};
+pub use model::{
+    Adapter, CountTokens, FrameLattice, ModelCard, ModelCatalog, OfferAdapters, Scheduler, Size, StepRule,
+};
 pub use openapi::{openapi, openapi_yaml};
 pub use prompt::{PromptCheck, PromptToCheck, PromptVerdict, RefinePrompt};
 pub use rates::RequestRates;

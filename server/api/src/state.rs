@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::disk::DiskProbe;
 use crate::error::{Code, Error, Result};
-use crate::model::{CountTokens, ModelCatalog};
+use crate::model::{CountTokens, ModelCatalog, OfferAdapters};
 use crate::prompt::{PromptCheck, RefinePrompt};
 use crate::rates::RequestRates;
 use crate::sse::Streams;
@@ -117,6 +117,8 @@ pub struct AppState {
     pub catalog: Arc<ModelCatalog>,
     /// Counts the tokens of a prompt.
     pub prompt_tokens: Arc<dyn CountTokens>,
+    /// The adapters; none where there is no folder of them.
+    pub adapters: Option<Arc<dyn OfferAdapters>>,
     /// Whether videos are being made.
     pub health: watch::Receiver<Health>,
     /// The same of each device: a server is ready as long as one of them is.
@@ -154,6 +156,13 @@ pub struct AppState {
 }
 
 impl AppState {
+    /// Names of the adapters that a model can be used with.
+    pub(crate) async fn lora_names(&self, model: &str) -> Vec<String> {
+        let Some(adapters) = &self.adapters else { return Vec::new() };
+        let offered = adapters.adapters(model).await;
+        offered.into_iter().filter(|adapter| adapter.sha256.is_ok()).map(|adapter| adapter.name).collect()
+    }
+
     /// Refuses when a new video would not be worked on.
     pub(crate) fn accepts_videos(&self) -> Result<()> {
         let (code, message) = match &*self.health.borrow() {

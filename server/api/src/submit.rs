@@ -6,7 +6,7 @@
 use queue::{Enqueued, Submission};
 
 use crate::auth::Caller;
-use crate::create::Draft;
+use crate::create::{Draft, find_lora};
 use crate::error::{Code, Error, Result};
 use crate::prompt::{PromptToCheck, PromptVerdict};
 use crate::state::AppState;
@@ -26,6 +26,8 @@ pub(crate) async fn submit(
     draft.job.submission = Some(submission);
     state.accepts_videos()?;
     state.has_room().await?;
+    let lora = std::mem::take(&mut draft.lora);
+    draft.job.params.lora = find_lora(state, draft.card, lora).await?;
     if state.prompt_check.is_some() || draft.refine {
         // Nobody is asked about a prompt that would not be taken anyway; whether it is, is decided at the end.
         let (counts, capacity) = (state.queue.counts().await?, state.queue.options().capacity);

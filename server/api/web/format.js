@@ -76,6 +76,7 @@ export function requestOf(video) {
     scheduler: video.scheduler,
     seed: video.seed,
   };
+  if (video.lora.length) body.lora = video.lora.map(({ name, scale }) => ({ name, scale }));
   if (video.negative_prompt) body.negative_prompt = video.negative_prompt;
   if (video.priority) body.priority = video.priority;
   if (video.prompt_truncated) body.truncate_prompt = true;

@@ -44,6 +44,7 @@ pub(crate) fn state(parts: Parts<'_>) -> anyhow::Result<AppState> {
         store: data.store.clone(),
         catalog: Arc::new(offer.catalog),
         prompt_tokens: Arc::new(offer.tokens),
+        adapters: offer.adapters.map(|adapters| Arc::new(adapters) as _),
         health,
         devices,
         limits: limits(config),

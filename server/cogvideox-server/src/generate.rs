@@ -256,7 +256,14 @@ fn video_params(params: &GenerationParams, fps: u32) -> queue::VideoParams {
         use_dynamic_cfg: params.use_dynamic_cfg,
         scheduler: params.scheduler.to_string(),
         seed: params.seed,
+        lora: params.lora.iter().map(lora_of_video).collect(),
     }
+}
+
+/// An adapter as a video of the server's has it: named by its file.
+fn lora_of_video(LoraChoice { adapter, scale }: &LoraChoice) -> queue::Lora {
+    let name = adapter.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    queue::Lora { name, scale: *scale, sha256: adapter.digest().to_owned() }
 }
 
 fn write_mp4(path: &Path, video: VideoFrames, options: &media::EncodeOptions) -> anyhow::Result<()> {

@@ -2,6 +2,7 @@
 //!
 //! A library so that tests can reach them. It joins the other crates and holds no logic of theirs.
 
+mod adapters;
 mod backup;
 mod bench;
 pub mod cli;

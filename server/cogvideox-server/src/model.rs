@@ -11,10 +11,11 @@ use anyhow::bail;
 use api::{FrameLattice, ModelCard, Size, StepRule};
 use candle_core::{DType, Device};
 use cogvideox::gpu::{ChosenPlan, GpuOptions, MemoryPlan, Precision};
+use cogvideox::lora::LoraChoice;
 use cogvideox::scheduler::SchedulerKind;
 use cogvideox::{Checkpoint, CogVideoXPipeline, Event, GenerationParams, ModelDescription};
 use queue::VideoParams;
-use worker::{DenoiseState, GenerateError, Generated, Generator, Picture, Progress, Request};
+use worker::{DenoiseState, GenerateError, Generated, Picture, Progress, Request};
 
 use crate::config::{self, DeviceSpec, Model, ModelPath};
 use crate::{gpu, measurements};
@@ -249,15 +250,19 @@ impl PipelineGenerator {
         };
         Ok(self.pipeline.insert(pipeline))
     }
-}
 
-impl Generator for PipelineGenerator {
-    fn generate(
+    /// Makes a video with these adapters.
+    ///
+    /// # Errors
+    /// As [`worker::Generator::generate`].
+    pub(crate) fn generate(
         &mut self,
         request: &Request<'_>,
+        lora: Vec<LoraChoice>,
         on_progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Generated, GenerateError> {
-        let params = generation_params(request.params, self.vae_tiling || request.low_memory)?;
+        let tiling = self.vae_tiling || request.low_memory;
+        let params = GenerationParams { lora, ..generation_params(request.params, tiling)? };
         let checkpoint =
             request.checkpoint.map(Checkpoint::from_bytes).transpose().map_err(generate_error)?;
         reset_peak_memory(&self.gpus);

@@ -70,6 +70,13 @@ async fn serve(config: Config, start_paused: bool) -> anyhow::Result<()> {
         }
         tracing::info!(model = card.id, dtype = card.dtype, "model offered");
     }
+    if let Some(adapters) = offer.adapters.clone() {
+        // Read before somebody waits for it.
+        tokio::task::spawn_blocking(move || {
+            let names: Vec<String> = adapters.adapters_of("").into_iter().map(|adapter| adapter.name).collect();
+            tracing::info!(?names, "adapters offered");
+        });
+    }
     tracing::info!(address = %listener.local_addr()?, "listening");
     let background = background(&config, &data)?;
     let devices = config.model.device.iter().enumerate();

@@ -25,6 +25,8 @@ pub struct ModelDescription {
     pub scheduler: Scheduler,
     /// Tokens that a prompt is padded or truncated to.
     pub max_prompt_tokens: usize,
+    /// The transformer's configuration, which adapters must fit.
+    pub transformer: TransformerConfig,
 }
 
 impl ModelDescription {
@@ -50,6 +52,6 @@ impl ModelDescription {
     ) -> Self {
         let form = ModelForm::of(class, config);
         let defaults = ModelDefaults::of(form, config);
-        Self { form, defaults, tokenizer, scheduler, max_prompt_tokens: config.max_text_seq_length }
+        Self { form, defaults, tokenizer, scheduler, max_prompt_tokens: config.max_text_seq_length, transformer: config.clone() }
     }
 }

@@ -154,8 +154,13 @@ impl LoraAdapter {
         Ok(Self { path: path.to_owned(), digest: sha256(&bytes), layers })
     }
 
+    /// The file that it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The SHA-256 of the file in hexadecimal.
-    pub(crate) fn digest(&self) -> &str {
+    pub fn digest(&self) -> &str {
         &self.digest
     }
 

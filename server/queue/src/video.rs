@@ -183,6 +183,20 @@ pub struct VideoParams {
     /// `ddim` or `dpm`.
     pub scheduler: String,
     pub seed: u64,
+    /// Adapters of the model's weights, all at once. Rows from before there were any have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lora: Vec<Lora>,
+}
+
+/// An adapter, and how strongly it acts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Lora {
+    /// The name of its file.
+    pub name: String,
+    /// 1 is as it was trained.
+    pub scale: f64,
+    /// SHA-256 of its file, lower-case hexadecimal: a name may come to mean another one.
+    pub sha256: String,
 }
 
 impl VideoParams {

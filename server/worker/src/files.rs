@@ -4,7 +4,7 @@
 //! depends on anything but what defines it.
 
 use media::{Frames, Metadata};
-use queue::{Output, OutputFile, Video, VideoParams};
+use queue::{Lora, Output, OutputFile, Video, VideoParams};
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 
@@ -37,6 +37,8 @@ struct Recipe<'a> {
     size: String,
     num_frames: u32,
     fps: u32,
+    #[serde(skip_serializing_if = "<[Lora]>::is_empty")]
+    lora: &'a [Lora],
     low_memory: bool,
     generator: &'static str,
 }
@@ -120,6 +122,7 @@ pub fn provenance(params: &VideoParams, model: &str, low_memory: bool) -> Metada
         size: format!("{}x{}", params.width, params.height),
         num_frames: params.num_frames,
         fps: params.fps,
+        lora: &params.lora,
         low_memory,
         generator: SOFTWARE,
     };

@@ -10,6 +10,7 @@ use queue::{NewVideo, VideoParams};
 
 use super::{
     CreateVideoRequest, MAX_METADATA_ENTRIES, MAX_METADATA_KEY_CHARS, MAX_METADATA_VALUE_CHARS, MAX_SEED,
+    WantedLora,
 };
 use crate::error::{Code, Error, Result};
 use crate::fields::quoted;
@@ -27,12 +28,14 @@ pub(crate) struct Door<'a> {
     pub(crate) has_image: bool,
 }
 
-/// A video that may be made, before its prompt is final.
+/// A video that may be made, before its prompt is final and its adapters are found.
 #[derive(Debug)]
 pub(crate) struct Draft<'a> {
     pub(crate) card: &'a ModelCard,
     /// The job; its tokens are not counted yet.
     pub(crate) job: NewVideo,
+    /// The adapters that the video is to have; the job's own are still none.
+    pub(crate) lora: Vec<WantedLora>,
     /// Whether a prompt that is too long is cut instead of refused.
     pub(crate) truncate: bool,
     /// Whether the prompt is to be refined.
@@ -41,7 +44,8 @@ pub(crate) struct Draft<'a> {
 
 impl<'a> Draft<'a> {
     /// A job of nothing but what defines the video.
-    pub(crate) fn new(card: &'a ModelCard, params: VideoParams) -> Self {
+    pub(crate) fn new(card: &'a ModelCard, mut params: VideoParams) -> Self {
+        let lora = std::mem::take(&mut params.lora).into_iter().map(WantedLora::from).collect();
         let job = NewVideo {
             model: card.id.clone(),
             params,
@@ -58,7 +62,7 @@ impl<'a> Draft<'a> {
             webhook_url: None,
             submission: None,
         };
-        Self { card, job, truncate: false, refine: false }
+        Self { card, job, lora, truncate: false, refine: false }
     }
 
     /// Counts the tokens of the final prompts and refuses, or marks, what the model will not read to its end.
@@ -121,8 +125,10 @@ impl CreateVideoRequest {
             seed: self.seed.unwrap_or_else(|| rand::random::<u64>() & MAX_SEED),
             prompt: self.prompt,
             negative_prompt: self.negative_prompt.unwrap_or_default(),
+            lora: Vec::new(),
         };
         let mut draft = Draft::new(card, params);
+        draft.lora = self.lora.into_iter().flatten().map(WantedLora::from).collect();
         draft.truncate = self.truncate_prompt.unwrap_or(false);
         draft.refine = self.refine_prompt.unwrap_or(false);
         draft.job.priority = self.priority.unwrap_or_default();

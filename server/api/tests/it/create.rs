@@ -41,7 +41,7 @@ async fn a_bare_prompt_takes_the_models_defaults() {
             "refined_prompt": null, "remixed_from_video_id": null, "retry_of_video_id": null, "webhook_url": null, "checkpoint_step": null,
             "peak_memory_bytes": null, "error": null, "fps": 8, "num_frames": 49, "width": 720,
             "height": 480, "seed": seed, "num_inference_steps": 50, "guidance_scale": 6.0,
-            "use_dynamic_cfg": false, "scheduler": "ddim", "negative_prompt": "", "prompt_tokens": 3,
+            "use_dynamic_cfg": false, "scheduler": "ddim", "lora": [], "negative_prompt": "", "prompt_tokens": 3,
             "prompt_truncated": false, "priority": 0, "metadata": {}, "stage": null, "step": 0,
             "total_steps": 50, "eta_seconds": null, "queue_position": 1, "attempt": 0,
             "warnings": [NOTICE],

@@ -16,6 +16,7 @@ mod idempotency;
 mod lifecycle;
 mod limits;
 mod line;
+mod lora;
 mod metrics;
 mod models;
 mod openapi;

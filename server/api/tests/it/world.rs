@@ -130,6 +130,7 @@ impl World {
             store: store.clone(),
             catalog: Arc::new(ModelCatalog::new(text_to_video(), vec![image_to_video()])),
             prompt_tokens: Arc::new(Words),
+            adapters: None,
             health: receiver,
             devices: devices_seen,
             limits: Limits::default(),

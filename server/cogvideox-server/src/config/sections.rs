@@ -70,6 +70,8 @@ pub struct Model {
     pub memory_limit_mib: u32,
     /// How many models a worker keeps in memory, where there are several.
     pub keep_loaded: NonZeroU32,
+    /// The folder of adapters that requests can name; empty for none.
+    pub lora_dir: PathBuf,
 }
 
 /// A further model, by its name in requests.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use queue::{
-    Counts, Error, Finished, JobError, ListQuery, NewVideo, Order, Owner, Queue, Stage, State, Status,
+    Counts, Error, Finished, JobError, ListQuery, Lora, NewVideo, Order, Owner, Queue, Stage, State, Status,
     Timings, VideoId,
 };
 
@@ -50,6 +50,22 @@ async fn a_video_goes_from_the_door_to_its_file() {
     assert!(matches!(bench.queue.get(queued.id).await, Err(Error::NotFound(id)) if id == queued.id));
     assert!(matches!(bench.queue.delete(queued.id, None).await, Err(Error::NotFound(_))));
     assert!(matches!(bench.queue.request_cancel(queued.id, None).await, Err(Error::NotFound(_))));
+}
+
+#[tokio::test]
+async fn a_video_keeps_its_adapters_with_their_digests() {
+    let bench = Bench::new().await;
+    let mut asked = new_video("a panda");
+    asked.params.lora = vec![
+        Lora { name: "motion".into(), scale: 0.8, sha256: "ab".repeat(32) },
+        Lora { name: "style".into(), scale: -0.5, sha256: "cd".repeat(32) },
+    ];
+    let queued = bench.put(asked.clone()).await;
+    assert_eq!(queued.params.lora, asked.params.lora);
+    // A row from before there were adapters says nothing of them.
+    let mut stranger = bench.stranger().await;
+    sqlx::query("UPDATE videos SET params = json_remove(params, '$.lora')").execute(&mut stranger).await.unwrap();
+    assert_eq!(bench.queue.get(queued.id).await.unwrap().params.lora, []);
 }
 
 #[tokio::test]

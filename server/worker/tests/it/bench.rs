@@ -238,6 +238,7 @@ pub(crate) fn new_video(prompt: &str) -> NewVideo {
             use_dynamic_cfg: true,
             scheduler: "dpm".into(),
             seed: 42,
+            lora: Vec::new(),
         },
         priority: 0,
         prompt_tokens: 2,

@@ -67,6 +67,8 @@ async fn each_failure_has_its_code_and_internals_stay_inside() {
         ("invalid", "invalid_params", "17 frames"),
         ("nan", "nan_latents", "after step 1"),
         ("gone", "model_not_available", "there are: fake"),
+        ("adapterless", "lora_not_available", "its file is gone"),
+        ("other-adapter", "lora_changed", "expected ab, found cd"),
         ("unloadable", "model_load_failed", "the model could not be loaded; the server's log says why"),
         ("internal", "internal", "the generation failed; the server's log says why"),
         ("quits", "internal", "the generation failed; the server's log says why"),

@@ -155,6 +155,8 @@ impl FakeGenerator {
             "invalid" => Err(GenerateError::InvalidParams("17 frames".into())),
             "nan" => Err(GenerateError::NanLatents("after step 1".into())),
             "gone" => Err(GenerateError::ModelNotAvailable("there are: fake".into())),
+            "adapterless" => Err(GenerateError::LoraNotAvailable("its file is gone".into())),
+            "other-adapter" => Err(GenerateError::LoraChanged("expected ab, found cd".into())),
             "unloadable" => Err(GenerateError::ModelNotLoaded("/secret/path".into())),
             "internal" => Err(GenerateError::Internal("/secret/path".into())),
             "reset" => Err(GenerateError::DeviceLost("an illegal address".into())),
