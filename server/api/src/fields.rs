@@ -20,10 +20,8 @@ pub(crate) enum Field {
     Text(String),
     /// `name[key]=value` fields of a form, gathered.
     Group(BTreeMap<String, String>),
-    /// An uploaded file; only its first bytes are kept, which tell what it is.
-    File {
-        head: Vec<u8>,
-    },
+    /// An uploaded file's content; none where the endpoint takes no files.
+    File(Vec<u8>),
 }
 
 impl Field {
@@ -37,7 +35,7 @@ impl Field {
             Self::Json(Value::Array(_)) => "an array".to_owned(),
             Self::Json(Value::Object(_)) | Self::Group(_) => "an object".to_owned(),
             Self::Text(text) => format!("the text {}", quoted(text)),
-            Self::File { .. } => "a file".to_owned(),
+            Self::File(_) => "a file".to_owned(),
         }
     }
 

@@ -45,6 +45,8 @@ pub struct Device {
 pub struct Limits {
     /// Bytes of a JSON or urlencoded body, and of all text fields of a multipart body together.
     pub max_text_bytes: usize,
+    /// Bytes of an image that a video starts from.
+    pub max_image_bytes: usize,
     /// Bytes of any body.
     pub max_body_bytes: usize,
     /// Characters of a prompt, and of a negative prompt.
@@ -73,6 +75,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_text_bytes: 1 << 20,
+            max_image_bytes: 16 << 20,
             max_body_bytes: 26 << 20,
             max_prompt_chars: 10_000,
             request_timeout: Duration::from_mins(1),
@@ -105,6 +108,11 @@ pub type FreeBytes = Arc<dyn Fn() -> BoxFuture<'static, Option<u64>> + Send + Sy
 
 /// Says why a webhook's URL will not be called, if it will not.
 pub type CheckWebhookUrl = Arc<dyn Fn(&str) -> std::result::Result<(), String> + Send + Sync>;
+
+/// Looks whether a file is a picture that a model can start from, and gives it back; or says why it is none, in words
+/// for the client. Must come to an end by itself.
+pub type CheckImage =
+    Arc<dyn Fn(Vec<u8>) -> BoxFuture<'static, std::result::Result<Vec<u8>, String>> + Send + Sync>;
 
 /// Everything a handler can reach.
 #[derive(Clone)]
@@ -141,6 +149,8 @@ pub struct AppState {
     pub free_bytes: FreeBytes,
     /// Whether that and the queue suffice for readiness.
     pub disk: DiskProbe,
+    /// Looks at the pictures that videos are to start from.
+    pub check_image: CheckImage,
     /// Looks at a webhook's URL; none where no webhooks are called.
     pub check_webhook_url: Option<CheckWebhookUrl>,
     /// Decides whether a video may be made of a prompt; none where every prompt may.

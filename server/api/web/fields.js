@@ -3,7 +3,7 @@
 
 import { byId, h, setOptionalText } from "./dom.js";
 import { sizeText, videoLength } from "./format.js";
-import { AdapterPicker } from "./pickers.js";
+import { AdapterPicker, PicturePicker } from "./pickers.js";
 
 const option = (value, label, chosen) => h("option", { value, selected: String(value) === String(chosen) }, label);
 
@@ -42,6 +42,11 @@ function describe(capabilities, model) {
     { name: "use_dynamic_cfg", label: "Dynamic guidance: grows over the steps", default: model.use_dynamic_cfg, control: tick(model.use_dynamic_cfg) },
     { name: "truncate_prompt", label: `Cut a prompt of more than ${model.max_prompt_tokens} tokens`, default: false, control: tick(false) },
   ];
+  if (model.supports_image) {
+    const picture = { name: "input_reference", label: "First frame", wide: true, basic: true, hint: "PNG, JPEG or WebP" };
+    picture.picker = new PicturePicker(capabilities.limits.max_image_bytes, (message) => setOptionalText(picture.error, message));
+    fields.unshift(picture);
+  }
   if (model.lora.length > 0) {
     fields.push({ name: "lora", label: "Adapters", wide: true, hint: `Up to ${capabilities.limits.max_lora}, with their strengths`, picker: new AdapterPicker(model.lora) });
   }

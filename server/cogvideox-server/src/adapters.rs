@@ -198,7 +198,8 @@ impl AdapterCache {
         };
         let files = self.folder.files().map_err(|error| unavailable(error.to_string()))?;
         let stamp = files.get(name).ok_or_else(|| unavailable("its file is gone".to_owned()))?;
-        let adapter = LoraAdapter::load(&self.folder.path(name)).map_err(|error| unavailable(words(&error)))?;
+        let adapter =
+            LoraAdapter::load(&self.folder.path(name)).map_err(|error| unavailable(words(&error)))?;
         if adapter.digest() != sha256 {
             return Err(GenerateError::LoraChanged(format!(
                 "the adapter '{name}' is another file than the video was asked for with: expected the SHA-256 \

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::{
-    Access, AppState, CheckWebhookUrl, Device, DiskProbe, Health, Limits, RequestRates, Streams, Tickets,
+    Access, AppState, CheckImage, CheckWebhookUrl, Device, DiskProbe, Health, Limits, RequestRates, Streams,
+    Tickets,
 };
+use cogvideox::image::RgbImage;
 use futures_util::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use outbound::{Policy, check_webhook_url};
 use queue::SystemClock;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use worker::{Pulse, Readiness, Workers};
 
 use crate::config::Config;
@@ -63,6 +65,7 @@ pub(crate) fn state(parts: Parts<'_>) -> anyhow::Result<AppState> {
             async move { store.free_bytes().await.ok() }.boxed()
         }),
         disk: DiskProbe::default(),
+        check_image: check_image(),
         check_webhook_url: check_webhooks(config)?,
         prompt_check: prompts::check(&config.prompt_check)?,
         refine_prompt: prompts::refiner(&config.refine)?,
@@ -83,6 +86,7 @@ pub(crate) fn state(parts: Parts<'_>) -> anyhow::Result<AppState> {
 fn limits(config: &Config) -> Limits {
     let limits = &config.limits;
     Limits {
+        max_image_bytes: limits.max_image_bytes.get() as usize,
         max_body_bytes: limits.max_body_bytes.get() as usize,
         max_prompt_chars: limits.max_prompt_chars.get() as usize,
         request_timeout: Duration::from_secs(limits.request_timeout_seconds.get().into()),
@@ -93,6 +97,32 @@ fn limits(config: &Config) -> Limits {
         accept_sora_names: config.server.accept_sora_names,
         ..Limits::default()
     }
+}
+
+/// Decodes pictures as the pipeline does, one at a time: a small file may be a large picture.
+fn check_image() -> CheckImage {
+    let turn = Arc::new(Semaphore::new(1));
+    Arc::new(move |content| {
+        let turn = Arc::clone(&turn);
+        async move {
+            let turn = turn.acquire_owned().await;
+            let checked = tokio::task::spawn_blocking(move || {
+                // Kept until the work is done, whatever becomes of the request.
+                let _turn = turn;
+                RgbImage::decode(&content).map(|_| content)
+            });
+            match checked.await {
+                Ok(Ok(content)) => Ok(content),
+                Ok(Err(cogvideox::Error::InvalidParams { message, .. })) => Err(message),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(error) => {
+                    tracing::error!(%error, "a picture cannot be looked at");
+                    Err("it cannot be read".to_owned())
+                }
+            }
+        }
+        .boxed()
+    })
 }
 
 /// The webhook policy as the door asks it; none without a secret to sign with.

@@ -3,6 +3,7 @@
 //! The same pipeline and the same encoder as the server's, with progress on stderr. Where the API refuses a size or
 //! frame count that the model was not trained for, this warns and runs it.
 
+use std::fmt::Write as _;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -12,10 +13,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, bail};
 use candle_core::{Device, Tensor};
 use clap::Args;
-use cogvideox::image::load_rgb;
+use cogvideox::image::RgbImage;
 use cogvideox::lora::{LoraAdapter, LoraChoice};
 use cogvideox::scheduler::SchedulerKind;
 use cogvideox::{Event, GenerationParams, ModelDefaults, VideoFrames};
+use queue::OutputFile;
+use sha2::{Digest as _, Sha256};
 
 use crate::config::{self, Config, ModelPath};
 use crate::dump::Dump;
@@ -109,7 +112,8 @@ impl Generate {
         progress.update(Update::Stage("load_model"));
         let Loaded { pipeline, memory, .. } = source.load()?;
         let defaults = &pipeline.description().defaults;
-        let params = self.params(defaults, config.model.vae_tiling)?;
+        let image = self.image.as_deref().map(read_image).transpose()?;
+        let params = self.params(defaults, image.as_ref(), config.model.vae_tiling)?;
         for warning in warnings(&params, defaults).into_iter().chain(source.notice()) {
             note(&format!("warning: {warning}"));
         }
@@ -138,7 +142,7 @@ impl Generate {
         let metadata = config
             .video
             .metadata
-            .then(|| worker::provenance(&video_params(&params, defaults.fps), &source.id(), false));
+            .then(|| worker::provenance(&video_params(&params, image, defaults.fps), &source.id(), false));
         let options = media::EncodeOptions { fps: defaults.fps, quality: config.video.quality, metadata };
         write_mp4(&self.output, video, &options)?;
         drop(progress);
@@ -146,11 +150,16 @@ impl Generate {
         Ok(())
     }
 
-    fn params(&self, defaults: &ModelDefaults, vae_tiling: bool) -> anyhow::Result<GenerationParams> {
+    fn params(
+        &self,
+        defaults: &ModelDefaults,
+        image: Option<&(RgbImage, OutputFile)>,
+        vae_tiling: bool,
+    ) -> anyhow::Result<GenerationParams> {
         Ok(GenerationParams {
             prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone(),
-            image: self.image.as_deref().map(load_rgb).transpose()?,
+            image: image.map(|(image, _)| image.clone()),
             height: self.height.unwrap_or(defaults.height),
             width: self.width.unwrap_or(defaults.width),
             num_frames: self.num_frames.unwrap_or(defaults.num_frames),
@@ -222,6 +231,19 @@ fn read_latents(argument: &str) -> anyhow::Result<Tensor> {
     tensors.remove(key).with_context(|| format!("--initial-latents: {file} holds no tensor {key:?}"))
 }
 
+/// The picture in a file, and the file as a video of the server's has it.
+fn read_image(path: &Path) -> anyhow::Result<(RgbImage, OutputFile)> {
+    let content = std::fs::read(path).with_context(|| format!("--image: {}", path.display()))?;
+    let image = RgbImage::decode(&content).with_context(|| format!("--image: {}", path.display()))?;
+    let sha256 = Sha256::digest(&content).iter().fold(String::new(), |mut text, byte| {
+        // A string takes any write.
+        let _ = write!(text, "{byte:02x}");
+        text
+    });
+    let key = path.to_string_lossy().into_owned();
+    Ok((image, OutputFile { key, bytes: content.len() as u64, sha256 }))
+}
+
 /// `FILE[=SCALE]`; what follows the last `=` is the scale if it is a number, else part of the file's name.
 fn read_lora(argument: &str) -> anyhow::Result<LoraChoice> {
     let split = argument.rsplit_once('=').and_then(|(file, scale)| Some((file, scale.parse().ok()?)));
@@ -243,7 +265,11 @@ fn check_writable(output: &Path) -> anyhow::Result<()> {
 }
 
 /// The parameters as a video of the server's has them.
-fn video_params(params: &GenerationParams, fps: u32) -> queue::VideoParams {
+fn video_params(
+    params: &GenerationParams,
+    image: Option<(RgbImage, OutputFile)>,
+    fps: u32,
+) -> queue::VideoParams {
     queue::VideoParams {
         prompt: params.prompt.clone(),
         negative_prompt: params.negative_prompt.clone(),
@@ -257,6 +283,7 @@ fn video_params(params: &GenerationParams, fps: u32) -> queue::VideoParams {
         scheduler: params.scheduler.to_string(),
         seed: params.seed,
         lora: params.lora.iter().map(lora_of_video).collect(),
+        image: image.map(|(_, file)| file),
     }
 }
 

@@ -11,6 +11,7 @@ use anyhow::bail;
 use api::{FrameLattice, ModelCard, Size, StepRule};
 use candle_core::{DType, Device};
 use cogvideox::gpu::{ChosenPlan, GpuOptions, MemoryPlan, Precision};
+use cogvideox::image::RgbImage;
 use cogvideox::lora::LoraChoice;
 use cogvideox::scheduler::SchedulerKind;
 use cogvideox::{Checkpoint, CogVideoXPipeline, Event, GenerationParams, ModelDescription};
@@ -262,7 +263,8 @@ impl PipelineGenerator {
         on_progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Generated, GenerateError> {
         let tiling = self.vae_tiling || request.low_memory;
-        let params = GenerationParams { lora, ..generation_params(request.params, tiling)? };
+        let image = request.image.map(RgbImage::decode).transpose().map_err(generate_error)?;
+        let params = GenerationParams { image, lora, ..generation_params(request.params, tiling)? };
         let checkpoint =
             request.checkpoint.map(Checkpoint::from_bytes).transpose().map_err(generate_error)?;
         reset_peak_memory(&self.gpus);

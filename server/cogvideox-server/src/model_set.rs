@@ -91,7 +91,8 @@ impl ModelSet {
             configs.push((name.clone(), description.transformer));
         }
         let default = cards.remove(0);
-        let adapters = self.adapters.as_ref().map(|(folder, _)| AdapterOffer::new(Arc::clone(folder), configs));
+        let adapters =
+            self.adapters.as_ref().map(|(folder, _)| AdapterOffer::new(Arc::clone(folder), configs));
         Ok(Offer { catalog: ModelCatalog::new(default, cards), tokens: ModelTokens(tokenizers), adapters })
     }
 

@@ -73,7 +73,8 @@ async fn serve(config: Config, start_paused: bool) -> anyhow::Result<()> {
     if let Some(adapters) = offer.adapters.clone() {
         // Read before somebody waits for it.
         tokio::task::spawn_blocking(move || {
-            let names: Vec<String> = adapters.adapters_of("").into_iter().map(|adapter| adapter.name).collect();
+            let names: Vec<String> =
+                adapters.adapters_of("").into_iter().map(|adapter| adapter.name).collect();
             tracing::info!(?names, "adapters offered");
         });
     }
@@ -149,7 +150,7 @@ impl Data {
         };
         let queue = Queue::open(&dir.join(QUEUE_FILE), Arc::new(SystemClock), options).await?;
         let store = VideoStore::open(&dir.join(VIDEOS_DIR)).await?;
-        let known: HashSet<String> = queue.output_keys().await?.into_iter().collect();
+        let known: HashSet<String> = queue.file_keys().await?.into_iter().collect();
         let swept = store.sweep(known).await?;
         let checkpoints = VideoStore::open(&dir.join(CHECKPOINTS_DIR)).await?;
         let known = queue.unsettled().await?.into_iter().map(worker::checkpoint_key).collect();

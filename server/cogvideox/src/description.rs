@@ -52,6 +52,13 @@ impl ModelDescription {
     ) -> Self {
         let form = ModelForm::of(class, config);
         let defaults = ModelDefaults::of(form, config);
-        Self { form, defaults, tokenizer, scheduler, max_prompt_tokens: config.max_text_seq_length, transformer: config.clone() }
+        Self {
+            form,
+            defaults,
+            tokenizer,
+            scheduler,
+            max_prompt_tokens: config.max_text_seq_length,
+            transformer: config.clone(),
+        }
     }
 }

@@ -71,6 +71,7 @@ fn video(keys: &[KeyId], n: usize) -> NewVideo {
             scheduler: "ddim".into(),
             seed: n as u64,
             lora: Vec::new(),
+            image: None,
         },
         priority: i32::from(n.is_multiple_of(10)),
         prompt_tokens: 100,

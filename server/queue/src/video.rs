@@ -127,6 +127,11 @@ words!(State {
 });
 
 impl Video {
+    /// All files that belong to it.
+    pub fn files(&self) -> impl Iterator<Item = &OutputFile> {
+        self.output.iter().flat_map(Output::files).chain(&self.params.image)
+    }
+
     /// Where it is. The list's filter says the same in SQL.
     pub fn state(&self) -> State {
         match self.status {
@@ -186,6 +191,9 @@ pub struct VideoParams {
     /// Adapters of the model's weights, all at once. Rows from before there were any have none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lora: Vec<Lora>,
+    /// The picture that it starts from, a file of the store that is this video's alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<OutputFile>,
 }
 
 /// An adapter, and how strongly it acts.
@@ -302,7 +310,7 @@ pub struct Video {
     pub started_at_ms: Option<i64>,
     /// When it was settled, however it ended.
     pub completed_at_ms: Option<i64>,
-    /// When its files were removed to make room: the row stays.
+    /// When its files were removed, to make room or because it failed long ago: the row stays.
     pub expired_at_ms: Option<i64>,
     /// The API key that it belongs to.
     pub owner: Option<KeyId>,
@@ -350,7 +358,7 @@ impl Output {
     }
 }
 
-/// A finished file.
+/// A whole file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputFile {
     /// Its key in the store.

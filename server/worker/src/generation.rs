@@ -46,13 +46,14 @@ enum Heard {
 impl Attempt<'_> {
     /// From the prompt, or from the checkpoint of an earlier attempt, to the frames.
     pub(crate) async fn generate(&self) -> Result<Made, Ended> {
+        let image = self.read_image().await?;
         let checkpoint = self.read_checkpoint().await;
         let resumes = checkpoint.is_some();
-        let heard = match self.run_thread(checkpoint).await {
+        let heard = match self.run_thread(image.clone(), checkpoint).await {
             Heard::Made(Err(error @ GenerateError::BadCheckpoint(_))) if resumes => {
                 tracing::warn!(%error, "the video starts over");
                 self.drop_checkpoint().await;
-                self.run_thread(None).await
+                self.run_thread(image, None).await
             }
             heard => heard,
         };
@@ -75,7 +76,7 @@ impl Attempt<'_> {
         }
     }
 
-    async fn run_thread(&self, checkpoint: Option<Checkpoint>) -> Heard {
+    async fn run_thread(&self, image: Option<Arc<Vec<u8>>>, checkpoint: Option<Checkpoint>) -> Heard {
         let (reports, heard) = mpsc::unbounded_channel();
         let (checkpoints, new_checkpoint) = watch::channel(None);
         let (previews, new_preview) = watch::channel(None);
@@ -98,6 +99,7 @@ impl Attempt<'_> {
             watched,
             model: self.video.model.clone(),
             params,
+            image,
             checkpoint: checkpoint.map(|checkpoint| checkpoint.state),
             low_memory: self.video.low_memory,
             lines: Lines { reports, checkpoints, previews, calls },

@@ -14,6 +14,8 @@ pub struct Request<'a> {
     pub model: &'a str,
     /// What defines it.
     pub params: &'a VideoParams,
+    /// The content of the picture file that it starts from.
+    pub image: Option<&'a [u8]>,
     /// What [`DenoiseState::checkpoint`] gave in an earlier attempt: go on from there.
     pub checkpoint: Option<&'a [u8]>,
     /// Take less memory, at the cost of time and of slightly other pixels.

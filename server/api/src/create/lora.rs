@@ -101,8 +101,11 @@ fn find_one(card: &ModelCard, offered: &[Adapter], index: usize, wanted: WantedL
         let usable = offered.iter().filter(|adapter| adapter.sha256.is_ok());
         let names: Vec<&str> = usable.map(|adapter| adapter.name.as_str()).collect();
         let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-        let message =
-            format!("no adapter has the name {}; for the model '{}' there are: {names}", quoted(&name), card.id);
+        let message = format!(
+            "no adapter has the name {}; for the model '{}' there are: {names}",
+            quoted(&name),
+            card.id
+        );
         return refuse(Code::UnknownLora, message);
     };
     match (&adapter.sha256, expected) {

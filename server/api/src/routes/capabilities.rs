@@ -68,7 +68,7 @@ pub(crate) struct ModelCapabilities {
     default_scheduler: Scheduler,
     /// Tokens of a prompt it reads, the end marker included.
     max_prompt_tokens: usize,
-    /// Whether it starts from an image.
+    /// Whether it starts from an image, which it then needs.
     supports_image: bool,
     /// Names of the adapters that it can be used with.
     lora: Vec<String>,
@@ -111,6 +111,8 @@ pub(crate) struct RequestLimits {
     max_body_bytes: usize,
     /// Videos that may wait.
     queue_capacity: u32,
+    /// Bytes of an image that a video starts from.
+    max_image_bytes: usize,
     /// Adapters of one video.
     max_lora: usize,
     /// Seconds that a request for a video waits at most (`Prefer: wait=N`).
@@ -191,6 +193,7 @@ pub(crate) async fn get(State(state): State<AppState>) -> Result<Json<Capabiliti
             max_prompt_chars: state.limits.max_prompt_chars,
             max_body_bytes: state.limits.max_body_bytes,
             queue_capacity: state.queue.options().capacity,
+            max_image_bytes: state.limits.max_image_bytes,
             max_lora: MAX_LORA,
             max_wait_seconds: state.limits.max_wait.as_secs(),
         },

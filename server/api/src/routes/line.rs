@@ -116,5 +116,6 @@ fn default_video(state: &AppState) -> VideoParams {
         scheduler: card.scheduler.as_str().to_owned(),
         seed: 0,
         lora: Vec::new(),
+        image: None,
     }
 }

@@ -25,7 +25,7 @@ pub(crate) struct Model {
     owned_by: String,
     /// The number format it runs in: `f32`, `f16` or `bf16`.
     dtype: String,
-    /// Whether it starts from an image.
+    /// Whether it starts from an image, which it then needs.
     supports_image: bool,
     /// Names of the adapters that it can be used with.
     lora: Vec<String>,

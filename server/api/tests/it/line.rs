@@ -68,7 +68,7 @@ async fn the_capabilities_are_all_that_a_page_needs() {
     assert_eq!(
         capabilities["limits"],
         json!({
-            "max_prompt_chars": 10_000, "max_body_bytes": 26 << 20, "queue_capacity": 3, "max_lora": 8, "max_wait_seconds": 90,
+            "max_prompt_chars": 10_000, "max_body_bytes": 26 << 20, "queue_capacity": 3, "max_image_bytes": 16 << 20, "max_lora": 8, "max_wait_seconds": 90,
         })
     );
     let mut features = json!({

@@ -79,10 +79,7 @@ async fn several_at_once_come_in_json_and_in_a_form_and_stand_in_the_row() {
     let row = world.claim().await.video;
     let kept: Vec<_> =
         row.params.lora.iter().map(|lora| (lora.name.as_str(), lora.scale, lora.sha256.as_str())).collect();
-    assert_eq!(
-        kept,
-        [("motion", 0.8, digest("22").as_str()), ("style", 1.0, digest("33").as_str())]
-    );
+    assert_eq!(kept, [("motion", 0.8, digest("22").as_str()), ("style", 1.0, digest("33").as_str())]);
     assert_eq!(ask(&world, json!([])).await.json()["lora"], json!([]));
 }
 
@@ -97,8 +94,18 @@ async fn each_fault_is_refused_with_its_field() {
         (json!([{}]), "missing_required_parameter", "lora[0].name", "must be given"),
         (json!([{ "name": 1 }]), "invalid_type", "lora[0].name", "must be a string"),
         (json!([{ "name": "motion", "scale": "1" }]), "invalid_type", "lora[0].scale", "must be a number"),
-        (json!([{ "name": "motion", "weight": 1 }]), "unknown_parameter", "lora[0].weight", "not a parameter"),
-        (json!([{ "name": "motion", "scale": 10.5 }]), "invalid_lora", "lora[0].scale", "-10 and 10, found 10.5"),
+        (
+            json!([{ "name": "motion", "weight": 1 }]),
+            "unknown_parameter",
+            "lora[0].weight",
+            "not a parameter",
+        ),
+        (
+            json!([{ "name": "motion", "scale": 10.5 }]),
+            "invalid_lora",
+            "lora[0].scale",
+            "-10 and 10, found 10.5",
+        ),
         (
             json!([{ "name": "motion" }, { "name": "motion", "scale": 2 }]),
             "invalid_lora",

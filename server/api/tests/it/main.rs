@@ -13,6 +13,7 @@ mod envelope;
 mod events;
 mod health;
 mod idempotency;
+mod input_reference;
 mod lifecycle;
 mod limits;
 mod line;

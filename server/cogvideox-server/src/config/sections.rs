@@ -36,6 +36,8 @@ pub struct Server {
 pub struct Limits {
     /// Bytes of any body.
     pub max_body_bytes: NonZeroU32,
+    /// Bytes of an image that a video starts from.
+    pub max_image_bytes: NonZeroU32,
     /// Characters of a prompt.
     pub max_prompt_chars: NonZeroU32,
     /// How long a request may take, streams and downloads excepted.

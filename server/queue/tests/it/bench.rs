@@ -133,6 +133,7 @@ pub(crate) fn new_video(prompt: &str) -> NewVideo {
             scheduler: "ddim".into(),
             seed: (1 << 53) - 1,
             lora: Vec::new(),
+            image: None,
         },
         priority: 0,
         prompt_tokens: 12,

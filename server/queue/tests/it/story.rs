@@ -43,7 +43,7 @@ async fn a_video_goes_from_the_door_to_its_file() {
     assert_eq!((done.status, done.progress, done.step), (Status::Completed, 100, 50));
     assert_eq!((done.output, done.timings, done.error), (Some(output(1)), timings, None));
     assert_eq!(done.completed_at_ms, Some(START_MS + 65_000));
-    assert_eq!(bench.queue.output_keys().await.unwrap(), ["video_1.mp4", "video_1.webp", "video_1.jpg"]);
+    assert_eq!(bench.queue.file_keys().await.unwrap(), ["video_1.mp4", "video_1.webp", "video_1.jpg"]);
 
     let deleted = bench.queue.delete(queued.id, None).await.unwrap();
     assert_eq!(deleted.output, Some(output(1)));
@@ -64,7 +64,10 @@ async fn a_video_keeps_its_adapters_with_their_digests() {
     assert_eq!(queued.params.lora, asked.params.lora);
     // A row from before there were adapters says nothing of them.
     let mut stranger = bench.stranger().await;
-    sqlx::query("UPDATE videos SET params = json_remove(params, '$.lora')").execute(&mut stranger).await.unwrap();
+    sqlx::query("UPDATE videos SET params = json_remove(params, '$.lora')")
+        .execute(&mut stranger)
+        .await
+        .unwrap();
     assert_eq!(bench.queue.get(queued.id).await.unwrap().params.lora, []);
 }
 

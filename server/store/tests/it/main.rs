@@ -10,7 +10,7 @@ use tokio::io::AsyncReadExt as _;
 const KEY: &str = "video_1_2.mp4";
 
 /// One key of each kind.
-const KINDS: [&str; 4] = [KEY, "video_1_2.webp", "video_1_2.jpg", "video_1_2.ckpt"];
+const KINDS: [&str; 5] = [KEY, "video_1_2.webp", "video_1_2.jpg", "video_1_2.ckpt", "input_1.image"];
 
 /// The error names the step and the path.
 fn assert_failed<T: std::fmt::Debug>(result: Result<T, Error>, step: &str, at: &Path) {

@@ -239,6 +239,7 @@ pub(crate) fn new_video(prompt: &str) -> NewVideo {
             scheduler: "dpm".into(),
             seed: 42,
             lora: Vec::new(),
+            image: None,
         },
         priority: 0,
         prompt_tokens: 2,

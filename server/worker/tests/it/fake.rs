@@ -41,6 +41,7 @@ impl Held {
 pub(crate) struct Asked {
     pub(crate) model: String,
     pub(crate) params: VideoParams,
+    pub(crate) image: Option<Vec<u8>>,
     pub(crate) resumed_from: Option<u32>,
     pub(crate) low_memory: bool,
 }
@@ -202,6 +203,7 @@ impl Generator for FakeGenerator {
         let asked = Asked {
             model: request.model.to_owned(),
             params: params.clone(),
+            image: request.image.map(<[u8]>::to_vec),
             resumed_from: resumed.as_ref().ok().and_then(|resumed| resumed.map(|(step, _)| step)),
             low_memory: request.low_memory,
         };
