@@ -3,7 +3,8 @@
 //! The library thinks in columns: a row-major `y = x W^T` is its `y^T = W x^T`, so W is its A (transposed), x its B, y
 //! its D, and m and n change places. A plan (descriptors and an algorithm) is kept for each shape; the algorithm is
 //! the library's first proposal that works, or if so asked the fastest of its first, measured on the first product of
-//! that shape, which overwrites the result with itself; never so where the product is added to the result. What the library refuses, some of it at the real product only, is no error but `false`: the
+//! that shape, which overwrites the result with itself; never so where the product is added to the result. What the
+//! library refuses, some of it at the real product only, before it writes anything, is no error but `false`: the
 //! caller has another way. Knows operands, not layers.
 
 mod descriptors;
