@@ -79,7 +79,7 @@ pub struct Generate {
     /// Start from this tensor instead of drawing noise: FILE.safetensors:KEY, shape (1, f, c, h, w).
     #[arg(long, value_name = "FILE:KEY")]
     initial_latents: Option<String>,
-    /// An adapter (a file of diffusers, PEFT or SAT) and its strength, 1 if not given; several may be given. On a CPU only.
+    /// An adapter (a file of diffusers, PEFT or SAT) and its strength, 1 if not given; several may be given.
     #[arg(long, value_name = "FILE[=SCALE]")]
     lora: Vec<String>,
     /// Write the run's intermediate tensors to this safetensors file.

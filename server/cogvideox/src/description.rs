@@ -5,12 +5,12 @@
 
 use std::path::Path;
 
+use crate::Result;
 use crate::params::{ModelDefaults, ModelForm};
-use crate::pipeline_config::{PipelineClass, PipelineIndex, read_config};
+use crate::pipeline_config::{PipelineClass, PipelineIndex};
 use crate::scheduler::Scheduler;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::TransformerConfig;
-use crate::{Error, Result};
 
 /// A model's small parts.
 #[derive(Debug)]
@@ -36,9 +36,7 @@ impl ModelDescription {
     /// The file and the key that is not as the model needs it.
     pub fn read(dir: &Path) -> Result<Self> {
         let index = PipelineIndex::read(dir)?;
-        let path = dir.join("transformer/config.json");
-        let config = read_config::<TransformerConfig>(&path, &["CogVideoXTransformer3DModel"])?.config;
-        config.check().map_err(|message| Error::config(&path, message))?;
+        let config = TransformerConfig::load(&dir.join("transformer/config.json"))?;
         let tokenizer = Tokenizer::load(&dir.join("tokenizer"))?;
         let scheduler = Scheduler::load(&dir.join("scheduler"))?.with_kind(index.scheduler);
         Ok(Self::new(index.class, &config, tokenizer, scheduler))

@@ -3,7 +3,8 @@
 //! The library thinks in columns: a row-major `y = x W^T` is its `y^T = W x^T`, so W is its A (transposed), x its B, y
 //! its D, and m and n change places. A plan (descriptors and an algorithm) is kept for each shape; the algorithm is
 //! the library's first proposal that works, or if so asked the fastest of its first, measured on the first product of
-//! that shape, which overwrites the result with itself. What the library refuses, some of it at the real product only, is no error but `false`: the
+//! that shape, which overwrites the result with itself; never so where the product is added to the result. What the
+//! library refuses, some of it at the real product only, before it writes anything, is no error but `false`: the
 //! caller has another way. Knows operands, not layers.
 
 mod descriptors;
@@ -55,6 +56,8 @@ struct Key {
     input: Dtype,
     out: Dtype,
     bias: bool,
+    /// Whether the result is added to: its C is its D then.
+    accumulate: bool,
     activation: Activation,
     /// Whether rows and columns have scales.
     scaled: bool,
@@ -137,8 +140,8 @@ impl CublasLt {
     }
 
     fn run(&self, cuda: &Cuda, plan: &Plan, operands: Operands<'_>) -> Result<bool> {
-        let (alpha, beta) = (1f32, 0f32);
         let Operands { product, workspace } = operands;
+        let (alpha, beta) = (1f32, if product.accumulate { 1f32 } else { 0f32 });
         let out = product.out.address() as *mut c_void;
         // SAFETY: the layouts describe the tensors (`Key::of` takes the sizes from them), which live until the stream
         // has done this work, as does the workspace: memory is given back in the stream's order.
@@ -182,7 +185,7 @@ impl CublasLt {
             if !self.run(cuda, &plan, operands)? {
                 continue;
             }
-            if !self.measured {
+            if !self.measured || key.accumulate {
                 return Ok(Some(plan));
             }
             let ms = self.measure(cuda, &plan, operands)?;
@@ -270,6 +273,7 @@ impl Key {
             input: product.x.dtype(),
             out: product.out.dtype(),
             bias: product.bias.is_some(),
+            accumulate: product.accumulate,
             activation: product.activation,
             scaled: product.row_scales.is_some(),
             alignment_bytes: 1 << zeros.unwrap_or(0).min(BEST_ALIGNMENT_BYTES.trailing_zeros()),

@@ -10,6 +10,7 @@
 mod checkpoint;
 mod golden;
 mod gpu;
+mod gpu_lora;
 mod gpu_vae;
 mod guidance;
 mod image;
