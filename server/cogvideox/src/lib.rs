@@ -17,6 +17,7 @@ mod ops;
 mod params;
 mod pipeline;
 mod pipeline_config;
+pub mod repository;
 pub mod scheduler;
 pub mod text_encoder;
 mod tokenizer;

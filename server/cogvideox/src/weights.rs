@@ -298,57 +298,90 @@ impl WeightScope<'_> {
 /// The files to map, each with the names that an index places in it.
 type Shards = BTreeMap<PathBuf, BTreeSet<String>>;
 
-/// The file or index of a component, and the files to map.
-fn locate(dir: &Path, stem: &str) -> Result<(PathBuf, Shards)> {
-    let single = dir.join(format!("{stem}.safetensors"));
-    if single.is_file() {
-        return Ok((single.clone(), BTreeMap::from([(single, BTreeSet::new())])));
-    }
-    let index = dir.join(format!("{stem}.safetensors.index.json"));
-    if index.is_file() {
-        let shards = read_index(&index)?;
-        return Ok((index, shards));
-    }
-    locate_variant(dir, stem)
+/// How a component's weights lie in its folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// All in this file.
+    Single(String),
+    /// In the shards that this index names.
+    Sharded(String),
 }
 
-/// A folder that holds only one precision variant, e.g. `diffusion_pytorch_model.fp16.safetensors`.
-fn locate_variant(dir: &Path, stem: &str) -> Result<(PathBuf, Shards)> {
-    let entries = std::fs::read_dir(dir).map_err(|source| Error::io(dir, source))?;
-    let mut found = BTreeSet::new();
-    for entry in entries {
-        let name = entry.map_err(|source| Error::io(dir, source))?.file_name().to_string_lossy().into_owned();
-        let Some(rest) = name.strip_prefix(stem) else { continue };
+impl Layout {
+    /// Which of a folder's files, given by name, are a component's weights: one precision's, where a repository holds
+    /// several.
+    ///
+    /// # Errors
+    /// What was expected and what was found.
+    pub(crate) fn of(names: &BTreeSet<String>, stem: &str) -> std::result::Result<Self, String> {
+        let (single, index) = (format!("{stem}.safetensors"), format!("{stem}.safetensors.index.json"));
+        if names.contains(&single) {
+            return Ok(Self::Single(single));
+        }
+        if names.contains(&index) {
+            return Ok(Self::Sharded(index));
+        }
+        let mut variants = names.iter().filter_map(|name| Self::variant(name, stem));
+        match (variants.next(), variants.next()) {
+            (Some(only), None) => Ok(only),
+            (Some(first), Some(second)) => Err(format!(
+                "expected one variant of {stem}, found {} and {}",
+                first.file_name(),
+                second.file_name()
+            )),
+            (None, _) => Err(format!("expected {single} or {index}, found neither")),
+        }
+    }
+
+    /// A file of a folder that holds only one precision variant, e.g. `diffusion_pytorch_model.fp16.safetensors`.
+    fn variant(name: &str, stem: &str) -> Option<Self> {
+        let rest = name.strip_prefix(stem)?;
         // Shards ("-00001-of-00002") are reached through their index only.
-        let single = rest.starts_with('.') && rest.ends_with(".safetensors") && !rest.contains("-of-");
-        let index = rest.starts_with(".safetensors.index.")
-            && Path::new(rest).extension().is_some_and(|extension| extension == "json");
-        if single || index {
-            found.insert(dir.join(name));
+        if rest.starts_with('.') && rest.ends_with(".safetensors") && !rest.contains("-of-") {
+            return Some(Self::Single(name.to_owned()));
+        }
+        let is_json = Path::new(rest).extension().is_some_and(|extension| extension == "json");
+        (rest.starts_with(".safetensors.index.") && is_json).then(|| Self::Sharded(name.to_owned()))
+    }
+
+    /// The single file, or the index.
+    pub(crate) fn file_name(&self) -> &str {
+        let (Self::Single(name) | Self::Sharded(name)) = self;
+        name
+    }
+}
+
+/// The file or index of a component, and the files to map.
+fn locate(dir: &Path, stem: &str) -> Result<(PathBuf, Shards)> {
+    let mut names = BTreeSet::new();
+    for entry in std::fs::read_dir(dir).map_err(|source| Error::io(dir, source))? {
+        let path = entry.map_err(|source| Error::io(dir, source))?.path();
+        if path.is_file()
+            && let Some(name) = path.file_name()
+        {
+            names.insert(name.to_string_lossy().into_owned());
         }
     }
-    let mut found = found.into_iter();
-    match (found.next(), found.next()) {
-        (Some(path), None) if path.extension().is_some_and(|e| e == "json") => {
-            let shards = read_index(&path)?;
-            Ok((path, shards))
-        }
-        (Some(path), None) => Ok((path.clone(), BTreeMap::from([(path, BTreeSet::new())]))),
-        (Some(first), Some(second)) => Err(Error::weights(
-            dir,
-            format!("expected one variant of {stem}, found {} and {}", first.display(), second.display()),
-        )),
-        (None, _) => {
-            let message =
-                format!("expected {stem}.safetensors or {stem}.safetensors.index.json, found neither");
-            Err(Error::weights(dir, message))
-        }
-    }
+    let layout = Layout::of(&names, stem).map_err(|message| Error::weights(dir, message))?;
+    let path = dir.join(layout.file_name());
+    let shards = match layout {
+        Layout::Single(_) => BTreeMap::from([(path.clone(), BTreeSet::new())]),
+        Layout::Sharded(_) => read_index(&path)?,
+    };
+    Ok((path, shards))
 }
 
 #[derive(serde::Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,
+}
+
+/// The files that an index names.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Weights`] for one that is no index, empty, or names files elsewhere.
+pub(crate) fn shard_paths(index: &Path) -> Result<Vec<PathBuf>> {
+    Ok(read_index(index)?.into_keys().collect())
 }
 
 fn read_index(path: &Path) -> Result<Shards> {
