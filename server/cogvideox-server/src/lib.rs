@@ -2,12 +2,14 @@
 //!
 //! A library so that tests can reach them. It joins the other crates and holds no logic of theirs.
 
+mod arrivals;
 mod backup;
 mod bench;
 pub mod cli;
 pub mod config;
 mod doctor;
 mod door;
+mod download;
 mod dump;
 mod generate;
 pub mod gpu;
@@ -16,6 +18,7 @@ mod keys;
 mod measurements;
 mod migrate;
 mod model;
+mod model_files;
 mod model_set;
 mod prompts;
 mod retention;
@@ -26,4 +29,5 @@ pub mod terminal;
 mod tokenize;
 #[cfg(feature = "otel")]
 mod traces;
+pub mod transfer;
 mod webhooks;

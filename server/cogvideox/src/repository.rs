@@ -7,7 +7,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::weights::{DIFFUSERS_STEM, Layout, TRANSFORMERS_STEM, shard_paths};
+use crate::layout::Layout;
+use crate::weights::{DIFFUSERS_STEM, TRANSFORMERS_STEM, shard_paths};
 use crate::{Error, Result};
 
 /// Without these there is no pipeline.
