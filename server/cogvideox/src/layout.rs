@@ -18,7 +18,7 @@ impl Layout {
     ///
     /// # Errors
     /// What was expected and what was found.
-    pub(crate) fn of(names: &BTreeSet<String>, stem: &str) -> std::result::Result<Self, String> {
+    pub(crate) fn of(names: &BTreeSet<String>, stem: &str) -> Result<Self, String> {
         let (single, index) = (format!("{stem}.safetensors"), format!("{stem}.safetensors.index.json"));
         if names.contains(&single) {
             return Ok(Self::Single(single));

@@ -1,5 +1,6 @@
-//! A hub of one's own making, byte by byte, so that it can do what a well-behaved server's library would not: break off,
-//! lie about lengths, send what was not asked for. It keeps what it was asked.
+//! A hub of one's own making, whose large files lie at another name of this machine. It answers byte by byte, so that it
+//! can do what a well-behaved server's library would not: break off, lie about lengths, send what was not asked for. It
+//! keeps what it was asked.
 
 use std::{
     collections::BTreeMap,
@@ -57,6 +58,7 @@ struct State {
     /// By path; whether it is large, and its bytes.
     files: BTreeMap<String, (bool, Vec<u8>)>,
     commit: String,
+    port: u16,
     /// For the first request whose line begins so.
     faults: Vec<(&'static str, Fault)>,
     seen: Vec<Seen>,
@@ -99,7 +101,7 @@ impl HubStub {
     pub(crate) async fn serve() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let state = State { commit: COMMIT.to_owned(), ..State::default() };
+        let state = State { commit: COMMIT.to_owned(), port, ..State::default() };
         let stub = Self { port, state: Arc::new(Mutex::new(state)), stalled: Arc::default() };
         stub.put("config.json", false, b"{\"small\": true}".to_vec());
         stub.put("vae/model.safetensors", true, content(3_000_000, 0));
@@ -167,9 +169,10 @@ fn reply(state: &State, seen: &Seen) -> Reply {
         if !is_large {
             return Reply::new(200, format!("etag: \"{}\"\r\n", git_sha1(bytes)), bytes.clone());
         }
-        let (sha, size) = (sha256(bytes), bytes.len());
-        let linked =
-            format!("location: /cdn/{path}\r\nx-linked-etag: \"{sha}\"\r\nx-linked-size: {size}\r\n");
+        let (sha, size, port) = (sha256(bytes), bytes.len(), state.port);
+        let linked = format!(
+            "location: http://localhost:{port}/cdn/{path}\r\nx-linked-etag: \"{sha}\"\r\nx-linked-size: {size}\r\n"
+        );
         return Reply::new(302, linked, Vec::new());
     }
     if let Some((_, bytes)) = target.strip_prefix("/cdn/").and_then(|path| state.files.get(path)) {
