@@ -18,7 +18,6 @@ const FILE_BAR: &str = "  {prefix} {wide_bar} {binary_bytes}/{binary_total_bytes
 /// How far a download is as a whole.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    files: usize,
     total_bytes: u64,
     present_bytes: u64,
     /// By path: where each stands.
@@ -29,8 +28,8 @@ impl Tally {
     /// Counts.
     pub(crate) fn hear(&mut self, progress: Progress<'_>) {
         match progress {
-            Progress::Planned { files, total_bytes, present_bytes } => {
-                *self = Self { files, total_bytes, present_bytes, each: BTreeMap::new() };
+            Progress::Planned { total_bytes, present_bytes, .. } => {
+                *self = Self { total_bytes, present_bytes, each: BTreeMap::new() };
             }
             Progress::File { path, present_bytes, .. } => {
                 // What it begins with is in the plan already.

@@ -255,7 +255,7 @@ impl Server {
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let mut server = Self { child, stderr, address: String::new() };
         let line = server.line_with("listening");
-        server.address = line.rsplit_once("address=").unwrap().1.to_owned();
+        server.address.push_str(line.rsplit_once("address=").unwrap().1);
         server
     }
 
