@@ -23,6 +23,8 @@ use crate::tickets::Tickets;
 pub enum Health {
     /// The model is being loaded.
     Starting,
+    /// The model cannot be loaded yet, and what is waited for.
+    Waiting(String),
     /// Videos are made.
     Ready,
     /// The server is shutting down: running streams end and new videos are refused.
@@ -176,12 +178,15 @@ impl AppState {
     /// Refuses when a new video would not be worked on.
     pub(crate) fn accepts_videos(&self) -> Result<()> {
         let (code, message) = match &*self.health.borrow() {
+            Health::Waiting(what) => (Code::ModelNotReady, what.clone()),
             Health::Ready => return Ok(()),
-            Health::Starting => (Code::ModelNotReady, "the model is being loaded"),
-            Health::Draining => (Code::ServerDraining, "the server is shutting down"),
-            Health::Failed(_) => (Code::WorkerFailed, "the worker stopped; the server must be restarted"),
+            Health::Starting => (Code::ModelNotReady, "the model is being loaded".to_owned()),
+            Health::Draining => (Code::ServerDraining, "the server is shutting down".to_owned()),
+            Health::Failed(_) => {
+                (Code::WorkerFailed, "the worker stopped; the server must be restarted".to_owned())
+            }
         };
-        Err(Error::TryLater { code, message: message.to_owned(), after: self.limits.retry_after })
+        Err(Error::TryLater { code, message, after: self.limits.retry_after })
     }
 
     /// Refuses when the disk has no room for another video.

@@ -40,6 +40,8 @@ pub struct Config {
     pub model: Model,
     /// Further models, by their names in requests.
     pub models: BTreeMap<String, NamedModel>,
+    /// Where models come from.
+    pub hub: Hub,
     /// The job table.
     pub queue: Queue,
     /// How long a worker keeps at a video.

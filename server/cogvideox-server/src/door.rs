@@ -17,6 +17,7 @@ use queue::SystemClock;
 use tokio::sync::{Semaphore, watch};
 use worker::{Pulse, Readiness, Workers};
 
+use crate::arrivals::Arrival;
 use crate::config::Config;
 use crate::model_set::Offer;
 use crate::serve::Data;
@@ -29,6 +30,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) offer: Offer,
     pub(crate) recorder: PrometheusHandle,
     pub(crate) workers: &'a Workers,
+    pub(crate) arrival: &'a watch::Receiver<Arrival>,
 }
 
 /// Everything that the API's handlers can reach.
@@ -36,11 +38,11 @@ pub(crate) struct Parts<'a> {
 /// # Errors
 /// A blocklist that cannot be read, a URL that is none.
 pub(crate) fn state(parts: Parts<'_>) -> anyhow::Result<AppState> {
-    let Parts { config, data, offer, recorder, workers } = parts;
+    let Parts { config, data, offer, recorder, workers, arrival } = parts;
     let retention_hours = u64::from(config.retention.max_age_hours);
     let store = data.store.clone();
     let pulses = pulses(workers);
-    let (health, devices) = health(workers);
+    let (health, devices) = health(workers, arrival.clone());
     Ok(AppState {
         queue: data.queue.clone(),
         store: data.store.clone(),
@@ -158,31 +160,44 @@ fn pulses(workers: &Workers) -> Vec<([(&'static str, String); 2], Pulse)> {
 }
 
 /// The workers' readiness in the API's words: what it comes to, and each device's.
-fn health(workers: &Workers) -> (watch::Receiver<Health>, watch::Receiver<Vec<Device>>) {
+fn health(
+    workers: &Workers,
+    mut arrival: watch::Receiver<Arrival>,
+) -> (watch::Receiver<Health>, watch::Receiver<Vec<Device>>) {
     let mut ready = workers.ready.clone();
     let each: Vec<_> =
         workers.each.iter().map(|worker| (worker.device.clone(), worker.ready.clone())).collect();
-    let look = move || -> Vec<Device> {
+    let look = move |arrival: &Arrival| -> Vec<Device> {
         let device = |(name, ready): &(String, watch::Receiver<Readiness>)| Device {
             name: name.clone(),
-            health: in_api_words(&ready.borrow()),
+            health: in_api_words(&ready.borrow(), arrival),
         };
         each.iter().map(device).collect()
     };
-    let (devices, devices_seen) = watch::channel(look());
-    let (health, health_seen) = watch::channel(in_api_words(&ready.borrow()));
+    let arrived = arrival.borrow_and_update().clone();
+    let (devices, devices_seen) = watch::channel(look(&arrived));
+    let (health, health_seen) = watch::channel(in_api_words(&ready.borrow(), &arrived));
     tokio::spawn(async move {
-        while ready.changed().await.is_ok() {
-            devices.send_replace(look());
-            health.send_replace(in_api_words(&ready.borrow_and_update()));
+        loop {
+            tokio::select! {
+                changed = ready.changed() => if changed.is_err() { return },
+                // An error means that nothing more will be told of the files.
+                Ok(()) = arrival.changed() => {}
+            }
+            let arrived = arrival.borrow_and_update().clone();
+            devices.send_replace(look(&arrived));
+            health.send_replace(in_api_words(&ready.borrow_and_update(), &arrived));
         }
     });
     (health_seen, devices_seen)
 }
 
-fn in_api_words(readiness: &Readiness) -> Health {
+fn in_api_words(readiness: &Readiness, arrival: &Arrival) -> Health {
     match readiness {
-        Readiness::Starting => Health::Starting,
+        Readiness::Starting => match arrival {
+            Arrival::Awaited(what) => Health::Waiting(what.clone()),
+            Arrival::Here | Arrival::Failed(_) => Health::Starting,
+        },
         Readiness::Ready => Health::Ready,
         Readiness::Stopping => Health::Draining,
         Readiness::Failed(reason) | Readiness::Hung(reason) => Health::Failed(reason.clone()),

@@ -21,14 +21,17 @@ use queue::OutputFile;
 use sha2::{Digest as _, Sha256};
 
 use crate::config::{self, Config, ModelPath};
+use crate::download::{Extent, available};
 use crate::dump::Dump;
 use crate::model::{Loaded, ModelSource};
+use crate::model_files::ModelFiles;
 use crate::terminal::{Progress, Update};
 
 /// Generate one video from the command line.
 #[derive(Debug, Args)]
 pub struct Generate {
-    /// A model folder in diffusers' layout, or "demo"; the configured model if not given.
+    /// A model folder in diffusers' layout, a name or repository as `download` takes it, or "demo"; the configured model
+    /// if not given.
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// What the video shows.
@@ -95,7 +98,12 @@ impl Generate {
     ///
     /// # Errors
     /// What stood in the way, in words for the user; also an interruption by Ctrl-C.
-    pub fn run(self, mut config: Config, stdout: &mut impl Write) -> anyhow::Result<()> {
+    pub(crate) fn run(
+        self,
+        mut config: Config,
+        files: &ModelFiles,
+        stdout: &mut impl Write,
+    ) -> anyhow::Result<()> {
         if let Some(path) = &self.model {
             config.model.path = ModelPath::from(path.clone());
         }
@@ -105,6 +113,7 @@ impl Generate {
             config.model.memory_limit_mib = limit.mib;
         }
         check_writable(&self.output)?;
+        config.model.path = available(files, &config.model.path, Extent::Whole)?;
         let source = ModelSource::new(&config.model);
         let interrupted = interrupted_by_ctrl_c()?;
 

@@ -3,12 +3,14 @@
 //! A library so that tests can reach them. It joins the other crates and holds no logic of theirs.
 
 mod adapters;
+mod arrivals;
 mod backup;
 mod bench;
 pub mod cli;
 pub mod config;
 mod doctor;
 mod door;
+mod download;
 mod dump;
 mod generate;
 pub mod gpu;
@@ -17,6 +19,7 @@ mod keys;
 mod measurements;
 mod migrate;
 mod model;
+mod model_files;
 mod model_set;
 mod prompts;
 mod retention;
@@ -27,4 +30,5 @@ pub mod terminal;
 mod tokenize;
 #[cfg(feature = "otel")]
 mod traces;
+pub mod transfer;
 mod webhooks;

@@ -19,6 +19,7 @@ use queue::VideoParams;
 use worker::{DenoiseState, GenerateError, Generated, Picture, Progress, Request};
 
 use crate::config::{self, DeviceSpec, Model, ModelPath};
+use crate::model_files::folder_name;
 use crate::{gpu, measurements};
 
 /// What a user of the demo model must know.
@@ -145,13 +146,13 @@ impl ModelSource {
         matches!(self.path, ModelPath::Demo).then(|| DEMO_NOTICE.to_owned())
     }
 
-    /// The name in requests: the folder's.
+    /// The name in requests: the folder's, or the repository's that it comes from.
     pub(crate) fn id(&self) -> String {
         match &self.path {
             ModelPath::Demo => DEMO_ID.to_owned(),
             ModelPath::Folder(dir) => {
                 let dir = dir.canonicalize().unwrap_or_else(|_| dir.clone());
-                dir.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+                folder_name(&dir).unwrap_or_else(|| "model".to_owned())
             }
         }
     }

@@ -18,6 +18,7 @@ use worker::{GenerateError, Generated, Generator, Progress, Request};
 use crate::adapters::{AdapterCache, AdapterFolder, AdapterOffer};
 use crate::config::{Config, DeviceSpec};
 use crate::model::{ModelSource, PipelineGenerator, load_error};
+use crate::model_files::name_in_requests;
 
 /// The longest name of a model, in bytes.
 const MAX_NAME_BYTES: usize = 128;
@@ -112,12 +113,13 @@ fn adapters(dir: &Path) -> anyhow::Result<Option<(Arc<AdapterFolder>, Arc<Adapte
     Ok(Some((Arc::clone(&folder), Arc::new(AdapterCache::new(folder)))))
 }
 
-/// What `--model` stands for in the configuration: the first is the default, further ones have their folders' names.
+/// What `--model` stands for in the configuration: the first is the default, further ones have their folders' or
+/// repositories' names.
 pub(crate) fn keys_of_paths(paths: &[String]) -> impl Iterator<Item = (String, String)> {
     paths.iter().enumerate().map(|(number, path)| {
-        let key = match (number, Path::new(path).file_name()) {
+        let key = match (number, name_in_requests(Path::new(path))) {
             (0, _) => "model.path".to_owned(),
-            (_, Some(name)) => format!("models.{}.path", name.to_string_lossy()),
+            (_, Some(name)) => format!("models.{name}.path"),
             (_, None) => format!("models.{number}.path"),
         };
         (key, path.clone())

@@ -188,6 +188,7 @@ async fn a_server_that_cannot_work_takes_no_videos_but_shows_them() {
     let id = world.queued("a cat").await;
     let states = [
         (Health::Starting, "model_not_ready"),
+        (Health::Waiting("1 of 2 GiB".to_owned()), "model_not_ready"),
         (Health::Draining, "server_draining"),
         (Health::Failed("the device fell off the bus".to_owned()), "worker_failed"),
     ];

@@ -93,7 +93,7 @@ pub struct NamedModel {
 pub enum ModelPath {
     /// Built into the program.
     Demo,
-    /// A folder in diffusers' layout.
+    /// A folder in diffusers' layout, or a name that stands for one.
     Folder(PathBuf),
 }
 
@@ -163,6 +163,14 @@ impl FromStr for MemoryLimit {
         let limit = mib.filter(|mib| *mib > 0).map(|mib| Self { mib });
         limit.ok_or_else(|| format!("expected a whole number of MiB or GiB, as in 8GiB, found {text:?}"))
     }
+}
+
+/// Where models come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hub {
+    /// The hub's URL; the environment's, or Hugging Face's, if empty.
+    pub endpoint: String,
 }
 
 /// The job table.

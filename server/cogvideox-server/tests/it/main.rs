@@ -5,7 +5,9 @@
 mod bench;
 mod check_config;
 mod config;
+mod download;
 mod keys;
 mod operating;
 mod telemetry;
 mod terminal;
+mod transfer;

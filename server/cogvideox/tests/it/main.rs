@@ -18,6 +18,7 @@ mod lora;
 mod noise;
 mod pipeline;
 mod preview;
+mod repository;
 mod scheduler;
 mod text_encoder;
 mod tokenizer;
