@@ -11,6 +11,7 @@ mod door;
 mod dump;
 mod generate;
 pub mod gpu;
+mod health;
 mod http_server;
 mod keys;
 mod measurements;
