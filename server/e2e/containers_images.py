@@ -17,12 +17,14 @@ import pathlib
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 
 from server import until
 
 CERTIFICATES = pathlib.Path("/etc/ssl/certs/ca-certificates.crt")
 SUITE = "bookworm"
+NOBODY = 65534
 # What the real images hold of Debian. `rust` has far more; this is what a build takes.
 RUST_PACKAGES = "build-essential,ca-certificates,git,pkg-config,python3"
 DISTROLESS_PACKAGES = ("base-files", "libc6", "libgcc-s1", "libgomp1", "libssl3", "libstdc++6", "netbase", "tzdata")
@@ -44,7 +46,7 @@ def run(*command, **more):
 
 
 class Engine:
-    """A `dockerd` in a folder."""
+    """A `dockerd` in a folder; one that runs there already is taken as it is, and goes on."""
 
     def __init__(self, folder):
         self.folder = pathlib.Path(folder).resolve()
@@ -55,21 +57,27 @@ class Engine:
         self.process = None
 
     def __enter__(self):
+        if self.answers():
+            return self
         log = self.folder / "dockerd.log"
         command = ["dockerd", f"--data-root={self.folder}/data", f"--exec-root={self.folder}/exec", f"--host={self.host}",
                    f"--pidfile={self.folder}/docker.pid", f"--storage-driver={self.driver()}"]
         with open(log, "w") as file:
             self.process = subprocess.Popen(command, stdout=file, stderr=file)
 
-        def answers():
+        def has_come():
             assert self.process.poll() is None, f"dockerd ended, see {log}"
-            return subprocess.run(["docker", "version"], env=self.environment, capture_output=True).returncode == 0
-        until("dockerd", answers)
+            return self.answers()
+        until("dockerd", has_come)
         return self
 
     def __exit__(self, *_):
-        self.process.terminate()
-        self.process.wait()
+        if self.process:
+            self.process.terminate()
+            self.process.wait()
+
+    def answers(self):
+        return subprocess.run(["docker", "version"], env=self.environment, capture_output=True).returncode == 0
 
     def driver(self):
         """overlay2 where the folder's file system takes it, as vfs copies every layer whole."""
@@ -105,7 +113,6 @@ class StandIns:
 
     def __init__(self, engine):
         self.engine = engine
-        self.debian = engine.folder / "debian"
 
     def make(self, image):
         """The image of that name, from what its repository's name says."""
@@ -143,14 +150,14 @@ class StandIns:
                 "USER 65532", "WORKDIR /home/nonroot"]
 
     def prometheus(self, root):
-        self.bootstrap(root, "prometheus,busybox")
+        self.unpack(root, ("base-files", "libc6", "prometheus"))
         (root / "prometheus").mkdir()
-        shutil.chown(root / "prometheus", 65534, 65534)
-        return ['ENTRYPOINT ["prometheus"]', "USER nobody", "WORKDIR /prometheus"]
+        os.chown(root / "prometheus", NOBODY, NOBODY)
+        return ['ENTRYPOINT ["/usr/bin/prometheus"]', f"USER {NOBODY}", "WORKDIR /prometheus"]
 
     def caddy(self, root):
-        self.bootstrap(root, "caddy")
-        return ['CMD ["caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"]',
+        self.unpack(root, ("base-files", "libc6", "caddy"))
+        return ['CMD ["/usr/bin/caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"]',
                 "ENV XDG_DATA_HOME=/data XDG_CONFIG_HOME=/config", "WORKDIR /srv"]
 
     def bootstrap(self, root, packages):
@@ -160,11 +167,12 @@ class StandIns:
         self.certificates(root)
 
     def unpack(self, root, packages):
-        self.debian.mkdir(exist_ok=True)
-        root.mkdir()
-        run("apt-get", "download", *packages, cwd=self.debian)
-        for package in self.debian.glob("*.deb"):
-            run("dpkg-deb", "-x", package, root)
+        """Their files alone, without what they need."""
+        with tempfile.TemporaryDirectory(dir=self.engine.folder) as downloads:
+            os.chmod(downloads, 0o777)
+            run("apt-get", "download", *packages, cwd=downloads)
+            for package in pathlib.Path(downloads).glob("*.deb"):
+                run("dpkg-deb", "-x", package, root)
 
     def certificates(self, root):
         (root / CERTIFICATES.relative_to("/")).parent.mkdir(parents=True, exist_ok=True)
