@@ -46,7 +46,9 @@ pub(crate) async fn run(config: &Config, out: &mut impl Write) -> anyhow::Result
 fn own_address(config: &Config) -> anyhow::Result<SocketAddr> {
     let port = config.server.port;
     if port == 0 {
-        bail!("server.port: expected the port that the server listens on, found 0, which is another at each start");
+        bail!(
+            "server.port: expected the port that the server listens on, found 0, which is another at each start"
+        );
     }
     let address = match config.server.address {
         IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -57,12 +59,12 @@ fn own_address(config: &Config) -> anyhow::Result<SocketAddr> {
 }
 
 async fn ask(address: SocketAddr) -> anyhow::Result<(StatusCode, Readiness)> {
-    let stream = TcpStream::connect(address).await.with_context(|| format!("{address}: no server answers"))?;
+    let stream =
+        TcpStream::connect(address).await.with_context(|| format!("{address}: no server answers"))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // Ends with the sender; what is wrong with it the request tells.
     tokio::spawn(connection);
-    let request =
-        Request::get("/readyz").header(header::HOST, address.to_string()).body(Body::empty())?;
+    let request = Request::get("/readyz").header(header::HOST, address.to_string()).body(Body::empty())?;
     let response = sender.send_request(request).await.with_context(|| format!("{address}: no answer"))?;
     let status = response.status();
     let body = axum::body::to_bytes(Body::new(response.into_body()), ANSWER_BYTES_MAX).await?;
