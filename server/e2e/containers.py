@@ -8,14 +8,17 @@ builds the image for GPUs (kernels for one kind of GPU), and looks whether all t
 a GPU it is not run.
 
 Where no image registry can be reached, containers_images.py makes stand-ins for the base images first. Takes half an hour
-on two cores, most of it Rust; a second run with the same FOLDER takes what is built already.
+on two cores, most of it Rust; a second run with the same FOLDER takes what is built already. With --program the image for
+CPUs is Dockerfile's last stage around that program, which takes seconds.
 
-usage: containers.py [--folder FOLDER] [--only PART ..]        as root, with docker.io, docker-compose and debootstrap
+usage: containers.py [--folder FOLDER] [--only PART ..] [--program BINARY]
+       as root, with docker.io, docker-compose and debootstrap
 """
 import argparse
 import json
 import pathlib
 import re
+import shutil
 import sqlite3
 import ssl
 import subprocess
@@ -105,6 +108,25 @@ def built(engine, file, tag, **arguments):
     step(f"{tag}: built in {seconds:.0f} s, again in {again:.0f} s; {engine.size_mb(tag):.0f} MB")
 
 
+def wrapped(engine, program, tag):
+    """The image that Dockerfile's last stage makes, with a program that was built elsewhere."""
+    step(f"{tag}: Dockerfile's last stage around {program}")
+    folder = engine.folder / "wrapped"
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in ("data", "models"):
+        (folder / "out" / name).mkdir(parents=True)
+    shutil.copy(program, folder / "out/cogvideox-server")
+    shutil.copy(ROOT / "LICENSE", folder)
+    sbom = subprocess.run([sys.executable, DOCKER / "sbom.py"], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
+    (folder / "out/sbom.cdx.json").write_bytes(sbom)
+    text = (DOCKER / "Dockerfile").read_text()
+    arguments = re.findall(r"^ARG .*=.*$", text.partition("FROM")[0], re.MULTILINE)
+    stage = text[text.rindex("\nFROM"):].replace("--from=build ", "").replace(" /out/", " out/")
+    (folder / "Dockerfile").write_text("\n".join(arguments) + stage)
+    engine.build(folder / "Dockerfile", tag, engine.folder / "build-wrapped.log", context=folder)
+    step(f"{tag}: {engine.size_mb(tag):.0f} MB")
+
+
 def image_says(engine, tag):
     step(f"{tag}: who it runs as, how it is stopped and looked at, what it is made of")
     found, = json.loads(engine.docker("image", "inspect", tag))
@@ -140,8 +162,11 @@ def file_of(engine, tag, path):
     return target.read_bytes()
 
 
-def cpu(engine):
-    built(engine, "docker/Dockerfile", "cogvideox-server:cpu")
+def cpu(engine, program):
+    if program:
+        wrapped(engine, program, "cogvideox-server:cpu")
+    else:
+        built(engine, "docker/Dockerfile", "cogvideox-server:cpu")
     image_says(engine, "cogvideox-server:cpu")
     compose = Compose(engine, "compose.cpu.yaml")
     compose("down", "-v")
@@ -362,7 +387,7 @@ def proxied(compose):
     media.check_magic("video", client.content(video["id"]))
 
 
-def gpu(engine):
+def gpu(engine, _program):
     step("compose.yaml: docker-compose config")
     compose = Compose(engine, "compose.yaml")
     said = compose("config")
@@ -394,6 +419,7 @@ def main():
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--folder", default="/var/tmp/cogvideox-containers")
     arguments.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    arguments.add_argument("--program", help="a cogvideox-server to put into the image for CPUs, instead of compiling it there")
     arguments.add_argument("--real-images", action="store_true", help="pull the base images instead of making stand-ins")
     arguments = arguments.parse_args()
     began = time.monotonic()
@@ -404,7 +430,7 @@ def main():
                 StandIns(engine).make(image)
                 step(f"{image}: a stand-in of {engine.size_mb(image):.0f} MB")
         for part in arguments.only:
-            PARTS[part](engine)
+            PARTS[part](engine, arguments.program)
     step(f"all passed in {(time.monotonic() - began) / 60:.0f} minutes")
 
 

@@ -23,6 +23,7 @@ import time
 from server import until
 
 CERTIFICATES = pathlib.Path("/etc/ssl/certs/ca-certificates.crt")
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 SUITE = "bookworm"
 NOBODY = 65534
 # What the real images hold of Debian. `rust` has far more; this is what a build takes.
@@ -100,11 +101,11 @@ class Engine:
     def size_mb(self, image):
         return int(self.docker("image", "inspect", "--format={{.Size}}", image)) / 1e6
 
-    def build(self, file, tag, log, **arguments):
-        """Builds an image as the file's head says, niced and on the host's network; returns the seconds it took."""
+    def build(self, file, tag, log, context=".", **arguments):
+        """Builds an image as the file's head says, on the host's network; returns the seconds it took."""
         began = time.monotonic()
         flags = [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
-        self.docker("build", "--network=host", "-f", file, "-t", tag, *flags, ".", log=log)
+        self.docker("build", "--network=host", "-f", file, "-t", tag, *flags, context, log=log, cwd=ROOT)
         return time.monotonic() - began
 
 
