@@ -211,7 +211,7 @@ def first_hour(compose):
     step("a prompt becomes an MP4")
     video = compose.client.create()
     with compose.client.events(video["id"]) as events:
-        events.next("completed")
+        events.next("video.completed")
     media.check_magic("video", compose.client.content(video["id"]))
     path = compose.engine.folder / "video.mp4"
     path.write_bytes(compose.client.content(video["id"]))
@@ -380,9 +380,9 @@ def proxied(compose):
     equal("/metrics", client.open("GET", "/metrics").status, 404)
     video = client.create(**REQUEST)
     with client.events(video["id"]) as events:
-        first = events.next("progress")
+        first = events.next("video.progress")
         equal("the video at its first event", client.video(video["id"])["status"], "in_progress")
-        events.next("completed")
+        events.next("video.completed")
     step(f"an event at step {first.data['step']} of {REQUEST['num_inference_steps']} came while the video was being made")
     media.check_magic("video", client.content(video["id"]))
 
