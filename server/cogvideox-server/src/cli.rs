@@ -13,6 +13,7 @@ use crate::config::{Config, DeviceSpec, LoadOptions, MemoryLimit};
 use crate::doctor::Doctor;
 use crate::download::Download;
 use crate::generate::Generate;
+use crate::health;
 use crate::keys::Keys;
 use crate::migrate::Migrate;
 use crate::model_files::ModelFiles;
@@ -60,6 +61,8 @@ pub enum Command {
     Keys(Keys),
     /// Check this machine, the configuration, the data folder and the model, and say what to do about what is wrong.
     Doctor(Doctor),
+    /// Ask the server that the configuration describes whether it is ready.
+    Health,
     /// Copy the job table and its files to a new folder, also while the server runs.
     Backup(Backup),
     /// Put a backup into a data folder that has no job table.
@@ -129,6 +132,7 @@ impl Cli {
         let files = ModelFiles::new(&config.hub.endpoint, &environment);
         match self.command {
             Command::Serve { start_paused, .. } => serve::run(config, &files, start_paused)?,
+            Command::Health => block_on(health::run(&config, &mut stdio.stdout))?,
             Command::Keys(keys) => keys.run(&config, &mut stdio.stdout)?,
             Command::Backup(backup) => block_on(backup.run(&config, &mut stdio.stdout))?,
             Command::Restore(restore) => block_on(restore.run(&config, &mut stdio.stdout))?,

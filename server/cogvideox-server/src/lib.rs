@@ -14,6 +14,7 @@ mod download;
 mod dump;
 mod generate;
 pub mod gpu;
+mod health;
 mod http_server;
 mod keys;
 mod measurements;
