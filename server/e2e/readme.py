@@ -32,6 +32,8 @@ README = ROOT / "README.md"
 GOLDEN = ROOT / "server/cogvideox/tests/golden"
 # What the README calls http://127.0.0.1:8000.
 ADDRESS = "127.0.0.1:8000"
+# What builds the program and runs it: here it is built already, and another choice of packages would build it anew.
+CARGO_RUN = r"cargo run --release -p cogvideox-server --(?= )"
 # Commands that are run by another part of CI, or by nobody on a machine like this: (pattern, where).
 ELSEWHERE = [
     (r"^cargo test --release --workspace$", "by .ci/run, from the README"),
@@ -75,8 +77,8 @@ def free_port():
 class Reader:
     """Follows the README in a folder that takes what the commands leave."""
 
-    def __init__(self, folder, openai_python):
-        self.folder, self.openai_python = folder, openai_python
+    def __init__(self, folder, binary, openai_python):
+        self.folder, self.binary, self.openai_python = folder, binary, openai_python
         self.address = f"127.0.0.1:{free_port()}"
         self.environment = {**os.environ, "COGVIDEOX_DATA_DIR": str(folder / "data"),
                             "COGVIDEOX_SERVER__PORT": self.address.rpartition(":")[2]}
@@ -89,7 +91,7 @@ class Reader:
 
     def adapted(self, command):
         """The command with this machine's folders, port and video in it."""
-        command = command.replace(ADDRESS, self.address)
+        command = re.sub(CARGO_RUN, str(self.binary), command.replace(ADDRESS, self.address))
         for name, folder in sorted(self.models.items(), key=lambda pair: -len(pair[0])):
             command = command.replace(name, str(folder))
         if self.video:
@@ -134,8 +136,7 @@ class Reader:
     def serve(self, command):
         self.stop()
         log = open(self.folder / "server.log", "w")
-        self.server = subprocess.Popen(["bash", "-c", f"exec {command}"], cwd=ROOT, env=self.environment, stdout=log, stderr=log,
-                                       start_new_session=True)
+        self.server = subprocess.Popen(["bash", "-c", f"exec {command}"], cwd=ROOT, env=self.environment, stdout=log, stderr=log)
         until(f"readiness of {command}", self.ready, 600)
 
     def ready(self):
@@ -148,8 +149,7 @@ class Reader:
 
     def stop(self):
         if self.server:
-            # cargo hands the signal on to nobody: the whole group gets it.
-            os.killpg(self.server.pid, signal.SIGTERM)
+            self.server.send_signal(signal.SIGTERM)
             self.server.wait(60)
             self.server = None
 
@@ -186,7 +186,7 @@ def main(binary, openai_python=None):
     assert text == wanted, f"README: the table of keys is not what the code says: server/e2e/readme.py {binary} --update"
     ran = 0
     with tempfile.TemporaryDirectory(prefix="readme-") as folder:
-        reader = Reader(pathlib.Path(folder), openai_python)
+        reader = Reader(pathlib.Path(folder), pathlib.Path(binary).resolve(), openai_python)
         try:
             for language, block in blocks(text):
                 if language == "sh":
