@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 
 use crate::backup::{Backup, Restore};
 use crate::bench::Bench;
-use crate::config::{Config, DeviceSpec, LoadOptions, MemoryLimit};
+use crate::config::{Config, DeviceSpec, LoadOptions, MemoryLimit, table};
 use crate::doctor::Doctor;
 use crate::download::Download;
 use crate::generate::Generate;
@@ -82,7 +82,11 @@ pub enum Command {
     /// Print the OpenAPI description of the HTTP interface.
     Openapi,
     /// Print the configuration that the layers come to, or say what is wrong with it.
-    CheckConfig,
+    CheckConfig {
+        /// Print a table in Markdown of every key there is, its default and its meaning instead.
+        #[arg(long)]
+        table: bool,
+    },
 }
 
 /// What the process is connected to.
@@ -140,7 +144,8 @@ impl Cli {
             Command::Download(download) => download.run(&files, &mut stdio.stdout)?,
             Command::Generate(generate) => generate.run(config, &files, &mut stdio.stdout)?,
             Command::Tokenize(tokenize) => tokenize.run(config, &files, stdio.stdin, &mut stdio.stdout)?,
-            Command::CheckConfig => write!(stdio.stdout, "{}", config.to_toml()?)?,
+            Command::CheckConfig { table: true } => write!(stdio.stdout, "{}", table::markdown())?,
+            Command::CheckConfig { table: false } => write!(stdio.stdout, "{}", config.to_toml()?)?,
             Command::Openapi | Command::Selftest(_) | Command::Bench(_) | Command::Doctor(_) => {}
         }
         Ok(())

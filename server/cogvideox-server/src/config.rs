@@ -7,6 +7,7 @@
 mod device;
 mod layers;
 mod sections;
+pub(crate) mod table;
 
 use std::{
     collections::BTreeMap,
