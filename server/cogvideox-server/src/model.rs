@@ -370,7 +370,7 @@ fn generate_error(error: cogvideox::Error) -> GenerateError {
         cogvideox::Error::InvalidParams { .. } => GenerateError::InvalidParams(error.to_string()),
         cogvideox::Error::Checkpoint(_) => GenerateError::BadCheckpoint(error.to_string()),
         cogvideox::Error::NanLatents { .. } => GenerateError::NanLatents(error.to_string()),
-        cogvideox::Error::Device(device::Error::OutOfMemory { .. }) => {
+        cogvideox::Error::Device(device::Error::OutOfMemory(_)) => {
             GenerateError::OutOfMemory(error.to_string())
         }
         cogvideox::Error::Device(device::Error::Lost(_)) => GenerateError::DeviceLost(error.to_string()),
