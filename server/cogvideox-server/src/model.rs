@@ -235,14 +235,22 @@ impl PipelineGenerator {
     }
 
     /// The pipeline as the next video needs it. On a GPU, low memory is the smallest plan, for which the model is
-    /// loaded anew; the first video that is not tried in low memory has it loaded back.
-    fn pipeline(&mut self, low_memory: bool) -> Result<&CogVideoXPipeline, GenerateError> {
+    /// loaded anew; the first video that is not tried in low memory has it loaded back. Either is told as loading.
+    fn pipeline(
+        &mut self,
+        low_memory: bool,
+        on_progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<&CogVideoXPipeline, GenerateError> {
         let smallest = MemoryPlan::candidates().last().copied();
         let wanted = if low_memory { self.plan.and(smallest) } else { self.plan };
         // Taken: the old pipeline's memory is free before the new one's is asked for.
         let pipeline = match (self.pipeline.take(), wanted) {
             (Some(pipeline), wanted) if pipeline.memory_plan() == wanted.as_ref() => pipeline,
             (old, Some(plan)) => {
+                if on_progress(Progress::LoadModel).is_break() {
+                    self.pipeline = old;
+                    return Err(GenerateError::Interrupted);
+                }
                 drop(old);
                 tracing::info!(%plan, "loading the model with another memory plan");
                 self.source.load_again(&self.gpus, plan).map_err(load_error)?
@@ -270,7 +278,7 @@ impl PipelineGenerator {
             request.checkpoint.map(Checkpoint::from_bytes).transpose().map_err(generate_error)?;
         reset_peak_memory(&self.gpus);
         let video = self
-            .pipeline(request.low_memory)?
+            .pipeline(request.low_memory, on_progress)?
             .generate(&params, checkpoint.as_ref(), &mut |event| report(&event, on_progress))
             .map_err(generate_error)?;
         let peak_memory_bytes = peak_memory_bytes(&self.gpus);
@@ -370,7 +378,7 @@ fn generate_error(error: cogvideox::Error) -> GenerateError {
         cogvideox::Error::InvalidParams { .. } => GenerateError::InvalidParams(error.to_string()),
         cogvideox::Error::Checkpoint(_) => GenerateError::BadCheckpoint(error.to_string()),
         cogvideox::Error::NanLatents { .. } => GenerateError::NanLatents(error.to_string()),
-        cogvideox::Error::Device(device::Error::OutOfMemory { .. }) => {
+        cogvideox::Error::Device(device::Error::OutOfMemory(_)) => {
             GenerateError::OutOfMemory(error.to_string())
         }
         cogvideox::Error::Device(device::Error::Lost(_)) => GenerateError::DeviceLost(error.to_string()),

@@ -13,9 +13,9 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Mutex, PoisonError};
 
-use cudarc::cublaslt::result::{self, CublasError};
+use cudarc::cublaslt::result;
 use cudarc::cublaslt::sys;
-use descriptors::{Descriptor, Handle, Layout, Preferences, check, is_refusal};
+use descriptors::{Descriptor, Handle, Layout, Preferences, check, done_or_refused};
 use sys::cublasLtMatmulDescAttributes_t as Attribute;
 use sys::cublasStatus_t as Status;
 
@@ -96,7 +96,7 @@ impl CublasLt {
     /// For the GPU that is the calling thread's.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] without the library, or with one of another major version.
+    /// [`Error::Unavailable`] without the library, or with one of another major version; [`Error::OutOfMemory`].
     pub(crate) fn new(measured: bool) -> Result<Self> {
         // SAFETY: it only tries to load the library.
         if !unsafe { sys::is_culib_present() } {
@@ -108,8 +108,11 @@ impl CublasLt {
             let message = format!("cuBLASLt: expected version {LEAST_VERSION} or newer, found {version}");
             return Err(Error::Unavailable(message));
         }
-        let handle = result::create_handle()
-            .map_err(|error| Error::Unavailable(format!("cuBLASLt {version}: cublasLtCreate: {error}")))?;
+        let handle =
+            result::create_handle().map_err(|error| match check::<()>("cublasLtCreate", Err(error)) {
+                Err(error) if error.is_of_device() => error,
+                _ => Error::Unavailable(format!("cuBLASLt {version}: cublasLtCreate: {error}")),
+            })?;
         Ok(Self { handle: Handle(handle), version, measured, plans: Mutex::default() })
     }
 
@@ -123,7 +126,7 @@ impl CublasLt {
     /// Multiplies; false if the library refuses, and then nothing is in the result that counts.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Lost`], [`Error::Call`].
+    /// [`Error::Shape`], [`Error::OutOfMemory`], [`Error::Lost`], [`Error::Call`].
     pub(crate) fn multiply(&self, cuda: &Cuda, product: &Product<'_>, workspace: &Tensor) -> Result<bool> {
         let key = Key::of(product)?;
         let operands = Operands { product, workspace };
@@ -165,15 +168,7 @@ impl CublasLt {
                 cuda.stream().cast(),
             )
         };
-        match outcome {
-            Ok(()) => Ok(true),
-            Err(CublasError(status)) if is_refusal(status) => Ok(false),
-            Err(error) => {
-                // A GPU that faulted says so here.
-                cuda.synchronize()?;
-                check("cublasLtMatmul", Err(error))
-            }
-        }
+        done_or_refused(check("cublasLtMatmul", outcome)).map_err(|error| cuda.examined(error))
     }
 
     /// The best way for a shape, after which its product is done; none if there is no way.
@@ -243,10 +238,8 @@ impl CublasLt {
                 &raw mut count,
             )
         };
-        if status != Status::CUBLAS_STATUS_SUCCESS && !is_refusal(status) {
-            check("cublasLtMatmulAlgoGetHeuristic", Err(CublasError(status)))?;
-        }
-        let count = if status == Status::CUBLAS_STATUS_SUCCESS { count.max(0) as usize } else { 0 };
+        let outcome = check("cublasLtMatmulAlgoGetHeuristic", status.result());
+        let count = if done_or_refused(outcome)? { count.max(0) as usize } else { 0 };
         let usable =
             found.into_iter().take(count).filter(|found| found.state == Status::CUBLAS_STATUS_SUCCESS);
         Ok(usable.take(MEASURED).map(|found| found.algo))

@@ -9,7 +9,7 @@ use std::{
 use queue::JobError;
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::sleep_until,
+    time::{Instant, sleep_until},
 };
 
 use crate::{
@@ -33,6 +33,14 @@ impl Hung {
         let message =
             format!("the generation came no further for {} seconds and was given up", self.silence.as_secs());
         JobError { code: "worker_hung".to_owned(), message }
+    }
+}
+
+/// Waits until then, or for ever.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -127,11 +135,11 @@ impl Attempt<'_> {
                 // All reports before the result, as they were sent.
                 biased;
                 Some(report) = reports.recv() => {
-                    watchdog.moved(report.step);
+                    watchdog.moved(report.progress.stage, report.step);
                     self.report(report.progress).await;
                 }
                 made = &mut result => return made.map_or(Heard::ThreadGone, Heard::Made),
-                () = sleep_until(watchdog.deadline()) => {
+                () = until(watchdog.deadline()) => {
                     if let Some(silence) = watchdog.silence() {
                         tracing::error!(?silence, "the generator hangs");
                         self.stop.hung.cancel();

@@ -1,7 +1,7 @@
 //! A generator that the test conducts: the prompt says what it does, and it waits where the test wants it to.
 //!
-//! A prompt is a word and perhaps where it takes effect: `hold 3` waits after step 3, `hold text` and `hold vae` in
-//! these stages; without one it is step 1. Its latents are one number that every step changes, so that frames tell
+//! A prompt is a word and perhaps where it takes effect: `hold 3` waits after step 3, `hold load`, `hold text` and
+//! `hold vae` in these stages; without one it is step 1. Its latents are one number that every step changes, so that frames tell
 //! whether a resumed run went the same way.
 
 use std::{
@@ -211,6 +211,10 @@ impl Generator for FakeGenerator {
         request.model.clone_into(&mut self.model);
         let (first, mut latents) = resumed?.unwrap_or((0, params.seed));
 
+        if place == "load" {
+            ask(Progress::LoadModel, on_progress)?;
+            self.act(word, request.low_memory, on_progress)?;
+        }
         ask(Progress::TextEncode, on_progress)?;
         if place == "text" {
             self.act(word, request.low_memory, on_progress)?;
