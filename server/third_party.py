@@ -21,7 +21,7 @@ PROGRAM = "cogvideox-server"
 TARGETS = ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"]
 # The shortest obligations first.
 PREFERRED = ["MIT-0", "MIT", "Zlib", "ISC", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "Unlicense", "Unicode-3.0",
-             "CDLA-Permissive-2.0", "Apache-2.0 WITH LLVM-exception", "Apache-2.0"]
+             "CDLA-Permissive-2.0", "Apache-2.0 WITH LLVM-exception", "Apache-2.0", "MPL-2.0"]
 # By a phrase of its text, whatever the file is called.
 PHRASES = {
     "MIT": "Permission is hereby granted, free of charge",
@@ -32,6 +32,7 @@ PHRASES = {
     "BSL-1.0": "Boost Software License",
     "CDLA-Permissive-2.0": "Community Data License Agreement",
     "ISC": "Permission to use, copy, modify, and",
+    "MPL-2.0": "Mozilla Public License",
     "MIT-0": "Permission is hereby granted, free of charge",
     "Unicode-3.0": "UNICODE LICENSE V3",
     "Unlicense": "This is free and unencumbered software",
