@@ -15,8 +15,8 @@ pub(crate) fn markdown() -> String {
             section = format!("{name}.");
             comment = Comment::default();
         } else if let Some((key, value)) = line.split_once(" = ") {
-            let row = [format!("{section}{key}"), format!("`{value}`"), comment.read()];
-            table += &format!("| `{}` | {} | {} |\n", row[0], row[1], row[2]);
+            let meaning = comment.read();
+            table.extend(["| `", &section, key, "` | `", value, "` | ", &meaning, " |\n"]);
         } else {
             comment = Comment::default();
         }
