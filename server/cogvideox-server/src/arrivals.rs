@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::config::{Config, ModelPath};
 use crate::model_files::{Begun, ModelFiles, Place};
-use crate::serve::stop_signal;
+use crate::serve::StopSignal;
 use crate::transfer::Tally;
 
 /// Whether the models' files are here.
@@ -37,7 +37,11 @@ impl Arrivals {
     ///
     /// # Errors
     /// What the hub or the disk refuses; a stop.
-    pub(crate) async fn begin(files: &ModelFiles, config: &mut Config) -> anyhow::Result<Self> {
+    pub(crate) async fn begin(
+        files: &ModelFiles,
+        config: &mut Config,
+        signals: &mut StopSignal,
+    ) -> anyhow::Result<Self> {
         let told = watch::Sender::new(Arrival::Here);
         let mut begun = Vec::new();
         let paths = config.models.values_mut().map(|model| &mut model.path);
@@ -46,10 +50,9 @@ impl Arrivals {
                 Place::Here(found) => *path = found,
                 Place::OnHub(repo) => {
                     tracing::info!(%repo, "the model is not here yet: fetching it");
-                    // A container's first process gets no signal that it does not ask for.
                     let model = tokio::select! {
                         model = files.begin(&repo, teller(told.clone())) => model,
-                        signal = stop_signal() => { signal?; bail!("stopped while fetching model {repo}") }
+                        () = signals.next() => bail!("stopped while fetching model {repo}"),
                     };
                     let model = model.with_context(|| format!("model {repo}"))?;
                     *path = ModelPath::Folder(model.dir.clone());

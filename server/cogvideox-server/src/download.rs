@@ -11,7 +11,7 @@ use outbound::hub::{OnProgress, RepoId};
 
 use crate::config::ModelPath;
 use crate::model_files::{Begun, ModelFiles, Place, repository};
-use crate::serve::stop_signal;
+use crate::serve::StopSignal;
 use crate::transfer::Transfer;
 
 /// Fetch a model's files into the cache.
@@ -77,10 +77,10 @@ fn fetch(files: &ModelFiles, repo: &RepoId, extent: Extent) -> anyhow::Result<Pa
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
+        let mut signals = StopSignal::listen()?;
         tokio::select! {
             begun = whole(files, repo, on_progress, extent) => begun,
-            signal = stop_signal() => {
-                signal?;
+            () = signals.next() => {
                 bail!("interrupted; what has come is kept, and the next start goes on from there")
             }
         }

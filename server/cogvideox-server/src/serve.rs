@@ -1,7 +1,8 @@
 //! `cogvideox-server serve`: opens the data folder, starts a worker for each device and answers HTTP until a signal.
 //!
 //! The order matters: what an earlier process left is put right before the workers start, the socket is bound before
-//! the model is read or its weights are fetched (so that `/readyz` can say "loading"), and on a signal the door closes before the workers stop.
+//! the model is read or its weights are fetched (so that `/readyz` can say "loading"), and on a signal the door closes
+//! before the workers stop.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ use outbound::{Limits, Resolver, WebhookSecret, WebhookSender};
 use queue::{KeyLimits, Queue, QueueOptions, SystemClock};
 use store::VideoStore;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use worker::{Readiness, WorkerConfig};
@@ -55,7 +56,8 @@ pub(crate) fn run(config: Config, files: &ModelFiles, start_paused: bool) -> any
 async fn serve(mut config: Config, files: &ModelFiles, start_paused: bool) -> anyhow::Result<()> {
     raise_open_files();
     let recorder = measurements::install()?;
-    let arrivals = Arrivals::begin(files, &mut config).await?;
+    let mut signals = StopSignal::listen()?;
+    let arrivals = Arrivals::begin(files, &mut config, &mut signals).await?;
     let arrival = arrivals.subscribe();
     let models = ModelSet::new(&config)?;
     let offer = models.offer()?;
@@ -107,13 +109,13 @@ async fn serve(mut config: Config, files: &ModelFiles, start_paused: bool) -> an
         let _ = stopped.wait_for(|stop| *stop).await;
     }));
     let failure = tokio::select! {
-        result = stop_signal() => { result?; None }
+        () = signals.next() => None,
         // A supervisor's fresh start is worth more than a server that only refuses, or whose GPU is held by a thread
         // that never comes back. What other workers have in hand is parked first, as at any stop.
         reason = failure(workers.ready.clone()) => Some(reason),
     };
     tracing::info!("stopping; a second signal ends the process at once");
-    tokio::spawn(exit_at_second_signal());
+    tokio::spawn(exit_at_second_signal(signals));
     // The workers first tell the door, through the health, that they take no more.
     let grace = Duration::from_secs(config.server.shutdown_grace_seconds.into());
     workers.shutdown(grace).await;
@@ -255,19 +257,28 @@ async fn failure(mut ready: watch::Receiver<Readiness>) -> String {
     }
 }
 
-/// Waits for SIGTERM or SIGINT.
-pub(crate) async fn stop_signal() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        result = tokio::signal::ctrl_c() => result?,
-    }
-    Ok(())
+/// SIGTERM and SIGINT, from when this is made on: one that comes before somebody waits for it is not lost.
+pub(crate) struct StopSignal {
+    terminate: Signal,
+    interrupt: Signal,
 }
 
-async fn exit_at_second_signal() {
-    if stop_signal().await.is_ok() {
-        tracing::warn!("second signal: ending without handing the videos back; the next start does");
-        std::process::exit(130);
+impl StopSignal {
+    pub(crate) fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
+
+    /// Waits for the next one.
+    pub(crate) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+async fn exit_at_second_signal(mut signals: StopSignal) {
+    signals.next().await;
+    tracing::warn!("second signal: ending without handing the videos back; the next start does");
+    std::process::exit(130);
 }
