@@ -12,6 +12,7 @@ use crate::bench::Bench;
 use crate::config::{Config, DeviceSpec, LoadOptions, MemoryLimit};
 use crate::doctor::Doctor;
 use crate::generate::Generate;
+use crate::inspect::Inspect;
 use crate::keys::Keys;
 use crate::migrate::Migrate;
 use crate::model_set;
@@ -64,6 +65,8 @@ pub enum Command {
     Restore(Restore),
     /// Bring the job table up to date with this program.
     Migrate(Migrate),
+    /// Say what a model folder or an adapter's file is, what it needs, and all that is wrong with it.
+    Inspect(Inspect),
     /// Make one video from the command line.
     Generate(Box<Generate>),
     /// Read one JSON string a line on stdin and print its token ids.
@@ -110,6 +113,7 @@ impl Cli {
             Command::Openapi => return Ok(write!(stdio.stdout, "{}", api::openapi_yaml())?),
             Command::Selftest(selftest) => return selftest.run(&mut stdio.stdout),
             Command::Bench(bench) => return bench.run(&mut stdio.stdout),
+            Command::Inspect(inspect) => return inspect.run(&mut stdio.stdout),
             _ => {}
         }
         let config = Config::load(&LoadOptions { file: self.config, overrides: self.set }, environment);
@@ -126,7 +130,11 @@ impl Cli {
             Command::Generate(generate) => generate.run(config, &mut stdio.stdout)?,
             Command::Tokenize(tokenize) => tokenize.run(config, stdio.stdin, &mut stdio.stdout)?,
             Command::CheckConfig => write!(stdio.stdout, "{}", config.to_toml()?)?,
-            Command::Openapi | Command::Selftest(_) | Command::Bench(_) | Command::Doctor(_) => {}
+            Command::Openapi
+            | Command::Selftest(_)
+            | Command::Bench(_)
+            | Command::Inspect(_)
+            | Command::Doctor(_) => {}
         }
         Ok(())
     }

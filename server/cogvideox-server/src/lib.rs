@@ -12,6 +12,7 @@ mod dump;
 mod generate;
 pub mod gpu;
 mod http_server;
+mod inspect;
 mod keys;
 mod measurements;
 mod migrate;

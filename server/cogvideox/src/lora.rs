@@ -6,7 +6,7 @@
 //! adapters change from one video to the next without loading the model again, and any number is active at once.
 //! Relies on candle for storage; must not know where a folder of adapters is or who asked for one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -157,6 +157,17 @@ impl LoraAdapter {
     /// The SHA-256 of the file in hexadecimal.
     pub(crate) fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// How many layers it changes.
+    pub fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// The ranks of its layers, each once, the smallest first.
+    pub fn ranks(&self) -> Vec<usize> {
+        let ranks: BTreeSet<usize> = self.layers.values().map(|layer| layer.down.dims()[0]).collect();
+        ranks.into_iter().collect()
     }
 
     /// # Errors

@@ -5,6 +5,7 @@
 mod bench;
 mod check_config;
 mod config;
+mod inspect;
 mod keys;
 mod operating;
 mod telemetry;

@@ -13,7 +13,7 @@ use super::text_encoder::GpuTextEncoder;
 use super::transformer::{GpuTransformer, GuidanceParallel};
 use super::vae::GpuVae;
 use crate::description::ModelDescription;
-use crate::params::LatentShape;
+use crate::params::{LatentShape, ModelDefaults};
 use crate::pipeline::{CogVideoXPipeline, Components, Denoiser, GpuUse};
 use crate::pipeline_config::read_config;
 use crate::text_encoder::read_t5_config;
@@ -48,7 +48,7 @@ pub(crate) struct Configs {
 }
 
 impl Configs {
-    pub(super) fn read(dir: &Path) -> Result<Self> {
+    pub(crate) fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("transformer/config.json");
         let transformer = read_config::<TransformerConfig>(&path, &["CogVideoXTransformer3DModel"])?.config;
         transformer.check().map_err(|message| Error::config(&path, message))?;
@@ -132,6 +132,18 @@ impl CogVideoXPipeline {
     }
 }
 
+/// The model's own video.
+pub(super) fn own_job(configs: &Configs, defaults: &ModelDefaults) -> Result<Job> {
+    let latents =
+        LatentShape::of_size([defaults.num_frames, defaults.height, defaults.width], &configs.transformer)?;
+    Ok(Job {
+        latents: [latents.frames, latents.height, latents.width],
+        text_tokens: configs.transformer.max_text_seq_length,
+        num_inference_steps: defaults.num_inference_steps,
+        guidance: true,
+    })
+}
+
 /// The first plan that fits the memory that is free now, for the model's own video.
 fn choose(
     configs: &Configs,
@@ -140,15 +152,7 @@ fn choose(
     options: &GpuOptions,
 ) -> Result<ChosenPlan> {
     let device = &options.placement.vae;
-    let defaults = &description.defaults;
-    let latents =
-        LatentShape::of_size([defaults.num_frames, defaults.height, defaults.width], &configs.transformer)?;
-    let job = Job {
-        latents: [latents.frames, latents.height, latents.width],
-        text_tokens: description.max_prompt_tokens,
-        num_inference_steps: defaults.num_inference_steps,
-        guidance: true,
-    };
+    let job = own_job(configs, &description.defaults)?;
     let planner = Planner { configs, dtype, precision: options.precision, capability: device.capability() };
     let free_bytes = device.memory()?.0;
     let (plan, peak_bytes) = planner.plan(free_bytes, &job)?;

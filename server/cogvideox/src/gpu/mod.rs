@@ -6,6 +6,7 @@
 
 pub mod bench;
 mod block;
+pub(crate) mod demand;
 mod embedding;
 mod load;
 mod plan;
@@ -21,6 +22,7 @@ mod vae;
 
 use device::ops::linear::{EightBit, Linear};
 
+pub(crate) use self::load::Configs;
 pub use self::load::{GpuOptions, Placement};
 pub use self::plan::{ChosenPlan, Job, MemoryPlan, Planner};
 pub use self::preset::Preset;
