@@ -1,7 +1,7 @@
 //! `cogvideox-server serve`: opens the data folder, starts a worker for each device and answers HTTP until a signal.
 //!
 //! The order matters: what an earlier process left is put right before the workers start, the socket is bound before
-//! the model is read (so that `/readyz` can say "loading"), and on a signal the door closes before the workers stop.
+//! the model is read or its weights are fetched (so that `/readyz` can say "loading"), and on a signal the door closes before the workers stop.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -18,7 +18,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use worker::{Readiness, WorkerConfig};
 
+use crate::arrivals::{self, Arrival, Arrivals};
 use crate::config::{Config, DeviceSpec};
+use crate::model_files::ModelFiles;
 use crate::model_set::{ModelSet, SwappingGenerator};
 use crate::{door, http_server, measurements, retention, webhooks};
 
@@ -43,16 +45,18 @@ const CONNECTIONS_WAIT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// What keeps it from starting, a socket that breaks, or the last worker's failure.
-pub(crate) fn run(config: Config, start_paused: bool) -> anyhow::Result<()> {
+pub(crate) fn run(config: Config, files: &ModelFiles, start_paused: bool) -> anyhow::Result<()> {
     // Ends after the runtime, so that it hears of all that ends with that.
     let _telemetry = crate::telemetry::init(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(config, start_paused))
+    runtime.block_on(serve(config, files, start_paused))
 }
 
-async fn serve(config: Config, start_paused: bool) -> anyhow::Result<()> {
+async fn serve(mut config: Config, files: &ModelFiles, start_paused: bool) -> anyhow::Result<()> {
     raise_open_files();
     let recorder = measurements::install()?;
+    let arrivals = Arrivals::begin(files, &mut config).await?;
+    let arrival = arrivals.subscribe();
     let models = ModelSet::new(&config)?;
     let offer = models.offer()?;
     let data = Data::open(&config).await?;
@@ -70,17 +74,27 @@ async fn serve(config: Config, start_paused: bool) -> anyhow::Result<()> {
         }
         tracing::info!(model = card.id, dtype = card.dtype, "model offered");
     }
+    if let Some(adapters) = offer.adapters.clone() {
+        // Read before somebody waits for it.
+        tokio::task::spawn_blocking(move || {
+            let names: Vec<String> =
+                adapters.adapters_of("").into_iter().map(|adapter| adapter.name).collect();
+            tracing::info!(?names, "adapters offered");
+        });
+    }
     tracing::info!(address = %listener.local_addr()?, "listening");
-    let background = background(&config, &data)?;
+    let mut background = background(&config, &data)?;
+    background.spawn(arrivals.finish());
     let devices = config.model.device.iter().enumerate();
     let workers = worker::start(
         worker_config(&config),
         &data.queue,
         &worker::Stores { videos: data.store.clone(), checkpoints: data.checkpoints.clone() },
-        devices.map(|(number, device)| worker_device(number, *device, &models)).collect(),
+        devices.map(|(number, device)| worker_device(number, *device, &models, &arrival)).collect(),
     )?;
-    let state =
-        door::state(door::Parts { config: &config, data: &data, offer, recorder, workers: &workers })?;
+    let parts =
+        door::Parts { config: &config, data: &data, offer, recorder, workers: &workers, arrival: &arrival };
+    let state = door::state(parts)?;
 
     let router = api::router(state);
     #[cfg(feature = "otel")]
@@ -142,7 +156,7 @@ impl Data {
         };
         let queue = Queue::open(&dir.join(QUEUE_FILE), Arc::new(SystemClock), options).await?;
         let store = VideoStore::open(&dir.join(VIDEOS_DIR)).await?;
-        let known: HashSet<String> = queue.output_keys().await?.into_iter().collect();
+        let known: HashSet<String> = queue.file_keys().await?.into_iter().collect();
         let swept = store.sweep(known).await?;
         let checkpoints = VideoStore::open(&dir.join(CHECKPOINTS_DIR)).await?;
         let known = queue.unsettled().await?.into_iter().map(worker::checkpoint_key).collect();
@@ -215,15 +229,20 @@ fn worker_config(config: &Config) -> WorkerConfig {
     }
 }
 
-/// A device, with what loads the default model there; that is called on the worker's thread.
+/// A device, with what loads the default model there once the files of all are here; that is called on the worker's
+/// thread.
 fn worker_device(
     number: usize,
     device: DeviceSpec,
     models: &ModelSet,
+    arrival: &watch::Receiver<Arrival>,
 ) -> worker::Device<impl FnMut() -> Result<SwappingGenerator, String> + Send + 'static> {
-    let (name, models) = (device.to_string(), models.on(device));
+    let (name, models, mut arrival) = (device.to_string(), models.on(device), arrival.clone());
     let labels = BTreeMap::from([("worker", number.to_string()), ("device", name.clone())]);
-    let build = move || SwappingGenerator::load(&models, labels.clone()).map_err(|e| e.to_string());
+    let build = move || {
+        arrivals::wait(&mut arrival)?;
+        SwappingGenerator::load(&models, labels.clone()).map_err(|e| e.to_string())
+    };
     worker::Device { name, build }
 }
 
@@ -236,7 +255,8 @@ async fn failure(mut ready: watch::Receiver<Readiness>) -> String {
     }
 }
 
-async fn stop_signal() -> anyhow::Result<()> {
+/// Waits for SIGTERM or SIGINT.
+pub(crate) async fn stop_signal() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         _ = terminate.recv() => {}
