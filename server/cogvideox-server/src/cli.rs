@@ -14,6 +14,7 @@ use crate::doctor::Doctor;
 use crate::download::Download;
 use crate::generate::Generate;
 use crate::health;
+use crate::inspect::Inspect;
 use crate::keys::Keys;
 use crate::migrate::Migrate;
 use crate::model_files::ModelFiles;
@@ -71,6 +72,8 @@ pub enum Command {
     Migrate(Migrate),
     /// Fetch a published model, or what is missing of it, from Hugging Face or a mirror.
     Download(Download),
+    /// Say what a model folder or an adapter's file is, what it needs, and all that is wrong with it.
+    Inspect(Inspect),
     /// Make one video from the command line.
     Generate(Box<Generate>),
     /// Read one JSON string a line on stdin and print its token ids.
@@ -124,6 +127,7 @@ impl Cli {
             Command::Openapi => return Ok(write!(stdio.stdout, "{}", api::openapi_yaml())?),
             Command::Selftest(selftest) => return selftest.run(&mut stdio.stdout),
             Command::Bench(bench) => return bench.run(&mut stdio.stdout),
+            Command::Inspect(inspect) => return inspect.run(&mut stdio.stdout),
             _ => {}
         }
         let environment: Vec<(OsString, OsString)> = environment.into_iter().collect();
@@ -146,7 +150,11 @@ impl Cli {
             Command::Tokenize(tokenize) => tokenize.run(config, &files, stdio.stdin, &mut stdio.stdout)?,
             Command::CheckConfig { table: true } => write!(stdio.stdout, "{}", table::markdown())?,
             Command::CheckConfig { table: false } => write!(stdio.stdout, "{}", config.to_toml()?)?,
-            Command::Openapi | Command::Selftest(_) | Command::Bench(_) | Command::Doctor(_) => {}
+            Command::Openapi
+            | Command::Selftest(_)
+            | Command::Bench(_)
+            | Command::Inspect(_)
+            | Command::Doctor(_) => {}
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ mod generate;
 pub mod gpu;
 mod health;
 mod http_server;
+mod inspect;
 mod keys;
 mod measurements;
 mod migrate;

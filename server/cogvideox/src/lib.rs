@@ -11,6 +11,7 @@ mod error;
 pub mod gpu;
 pub mod guidance;
 pub mod image;
+pub mod inspection;
 mod layout;
 pub mod lora;
 pub mod noise;

@@ -7,7 +7,7 @@
 //! multiplies by the two factors beside the layer.
 //! Relies on candle for storage; must not know where a folder of adapters is or who asked for one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -163,6 +163,17 @@ impl LoraAdapter {
     /// The SHA-256 of the file in hexadecimal.
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// How many layers it changes.
+    pub fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// The ranks of its layers, each once, the smallest first.
+    pub fn ranks(&self) -> Vec<usize> {
+        let ranks: BTreeSet<usize> = self.layers.values().map(|layer| layer.down.dims()[0]).collect();
+        ranks.into_iter().collect()
     }
 
     /// # Errors

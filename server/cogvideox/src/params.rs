@@ -75,6 +75,25 @@ impl ModelForm {
         }
     }
 
+    /// As on the command line, after the published repositories.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cogvideox2b => "2b",
+            Self::Cogvideox5b => "5b",
+            Self::Cogvideox5bI2v => "5b-i2v",
+            Self::Cogvideox15 => "1.5-5b",
+            Self::Cogvideox15I2v => "1.5-5b-i2v",
+        }
+    }
+
+    /// Under which the authors publish weights of this form; fine-tuned ones may add their own terms.
+    pub fn licence(self) -> &'static str {
+        match self {
+            Self::Cogvideox2b => "Apache-2.0",
+            _ => "CogVideoX LICENSE (commercial use must be registered with the authors)",
+        }
+    }
+
     /// Whether the model starts from an image.
     pub fn takes_image(self) -> bool {
         matches!(self, Self::Cogvideox5bI2v | Self::Cogvideox15I2v)

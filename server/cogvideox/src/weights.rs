@@ -6,6 +6,8 @@
 //! that is only partly used belongs to another model. The demo model, which has no files, gets random tensors through
 //! the same door. Knows nothing of what the tensors mean.
 
+mod listing;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
@@ -18,6 +20,7 @@ use safetensors::View;
 use safetensors::tensor::{Metadata, SafeTensors};
 use sha2::{Digest, Sha256};
 
+pub(crate) use self::listing::{Listing, list};
 use crate::digest::hex;
 use crate::layout::Layout;
 use crate::noise::Generator;

@@ -6,6 +6,7 @@ mod bench;
 mod check_config;
 mod config;
 mod download;
+mod inspect;
 mod keys;
 mod operating;
 mod telemetry;

@@ -13,7 +13,7 @@ use super::text_encoder::GpuTextEncoder;
 use super::transformer::{GpuTransformer, GuidanceParallel};
 use super::vae::GpuVae;
 use crate::description::ModelDescription;
-use crate::params::LatentShape;
+use crate::params::{LatentShape, ModelDefaults};
 use crate::pipeline::{CogVideoXPipeline, Components, Denoiser, GpuUse};
 use crate::text_encoder::read_t5_config;
 use crate::transformer::TransformerConfig;
@@ -47,7 +47,7 @@ pub(crate) struct Configs {
 }
 
 impl Configs {
-    pub(super) fn read(dir: &Path) -> Result<Self> {
+    pub(crate) fn read(dir: &Path) -> Result<Self> {
         Ok(Self {
             text_encoder: read_t5_config(&dir.join("text_encoder/config.json"))?,
             transformer: TransformerConfig::load(&dir.join("transformer/config.json"))?,
@@ -128,6 +128,18 @@ impl CogVideoXPipeline {
     }
 }
 
+/// The model's own video.
+pub(super) fn own_job(configs: &Configs, defaults: &ModelDefaults) -> Result<Job> {
+    let latents =
+        LatentShape::of_size([defaults.num_frames, defaults.height, defaults.width], &configs.transformer)?;
+    Ok(Job {
+        latents: [latents.frames, latents.height, latents.width],
+        text_tokens: configs.transformer.max_text_seq_length,
+        num_inference_steps: defaults.num_inference_steps,
+        guidance: true,
+    })
+}
+
 /// The first plan that fits the memory that is free now, for the model's own video.
 fn choose(
     configs: &Configs,
@@ -136,15 +148,7 @@ fn choose(
     options: &GpuOptions,
 ) -> Result<ChosenPlan> {
     let device = &options.placement.vae;
-    let defaults = &description.defaults;
-    let latents =
-        LatentShape::of_size([defaults.num_frames, defaults.height, defaults.width], &configs.transformer)?;
-    let job = Job {
-        latents: [latents.frames, latents.height, latents.width],
-        text_tokens: description.max_prompt_tokens,
-        num_inference_steps: defaults.num_inference_steps,
-        guidance: true,
-    };
+    let job = own_job(configs, &description.defaults)?;
     let planner = Planner { configs, dtype, precision: options.precision, capability: device.capability() };
     let free_bytes = device.memory()?.0;
     let (plan, peak_bytes) = planner.plan(free_bytes, &job)?;

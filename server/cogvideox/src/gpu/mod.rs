@@ -7,6 +7,7 @@
 mod adapters;
 pub mod bench;
 mod block;
+pub(crate) mod demand;
 mod embedding;
 mod load;
 mod plan;
@@ -22,6 +23,7 @@ mod vae;
 
 use device::ops::linear::{EightBit, Linear};
 
+pub(crate) use self::load::Configs;
 pub use self::load::{GpuOptions, Placement};
 pub use self::plan::{ChosenPlan, Job, MemoryPlan, Planner};
 pub use self::preset::Preset;

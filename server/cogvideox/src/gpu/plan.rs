@@ -21,7 +21,7 @@ use crate::{Error, Result};
 /// to be replaced by a measurement.
 const RESERVE_BYTES: usize = 512 << 20;
 /// More than any device has: a planner that refuses nothing.
-const BOUNDLESS_BYTES: usize = 1 << 46;
+pub(super) const BOUNDLESS_BYTES: usize = 1 << 46;
 
 /// How the parts of a pipeline use a device's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,8 +3,9 @@
 //! Random weights serve benchmarks and memory plans, which depend on shapes alone. Relies on [`crate::weights`] for
 //! files; must not know layers.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::DType;
 use device::ops::linear::Linear;
@@ -34,6 +35,23 @@ pub(crate) enum Source {
     Files { weights: Arc<Weights>, uploader: Arc<Uploader> },
     /// A draw, the same for the same name.
     Random,
+    /// The same, and what is asked for is written down.
+    Listed(Arc<Names>),
+}
+
+/// The tensors that a model asked for, with their shapes.
+#[derive(Default)]
+pub(crate) struct Names(Mutex<BTreeMap<String, Vec<usize>>>);
+
+impl Names {
+    fn note(&self, name: String, dims: &[usize]) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name, dims.to_vec());
+    }
+
+    /// All that was asked for until now.
+    pub(crate) fn take(&self) -> BTreeMap<String, Vec<usize>> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Source {
@@ -52,9 +70,13 @@ impl Source {
             Self::Files { weights, uploader } => {
                 Some(Files { scope: weights.root(dtype, &candle_core::Device::Cpu), uploader })
             }
-            Self::Random => None,
+            Self::Random | Self::Listed(_) => None,
         };
-        Scope { files, prefix: String::new(), dtype, device }
+        let names = match self {
+            Self::Listed(names) => Some(names.as_ref()),
+            Self::Files { .. } | Self::Random => None,
+        };
+        Scope { files, names, prefix: String::new(), dtype, device }
     }
 
     /// # Errors
@@ -62,7 +84,7 @@ impl Source {
     pub(crate) fn finish(&self) -> Result<()> {
         match self {
             Self::Files { weights, .. } => weights.finish(),
-            Self::Random => Ok(()),
+            Self::Random | Self::Listed(_) => Ok(()),
         }
     }
 }
@@ -77,6 +99,7 @@ struct Files<'a> {
 #[derive(Clone)]
 pub(crate) struct Scope<'a> {
     files: Option<Files<'a>>,
+    names: Option<&'a Names>,
     prefix: String,
     dtype: DType,
     device: &'a Device,
@@ -128,6 +151,7 @@ impl<'a> Scope<'a> {
     /// # Errors
     /// Those of the weights.
     pub(crate) fn expect(&self, name: &str, dims: &[usize]) -> Result<()> {
+        self.note(name, dims);
         self.files.as_ref().map_or(Ok(()), |files| files.scope.expect(name, dims))
     }
 
@@ -142,6 +166,7 @@ impl<'a> Scope<'a> {
     /// The tensor `name` of `stored` dimensions, taken as `dims`.
     pub(crate) fn tensor_as(&self, name: &str, stored: &[usize], dims: &[usize]) -> Result<Tensor> {
         let dtype = dtype_of(self.dtype)?;
+        self.note(name, stored);
         Ok(match &self.files {
             Some(Files { scope, uploader }) => {
                 let bytes = scope.bytes(name, stored)?;
@@ -158,6 +183,13 @@ impl<'a> Scope<'a> {
         let weight = self.tensor("weight", &[out_features, in_features])?;
         let bias = if bias { Some(self.tensor("bias", &[out_features])?) } else { None };
         Ok(Linear::dense(weight, bias)?)
+    }
+
+    fn note(&self, name: &str, dims: &[usize]) {
+        if let Some(names) = self.names {
+            let full = format!("{}.{name}", self.prefix);
+            names.note(full.trim_start_matches('.').to_owned(), dims);
+        }
     }
 
     /// FNV-1a of the full name.

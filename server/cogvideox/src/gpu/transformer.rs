@@ -373,6 +373,9 @@ fn load_patch_proj(scope: &Scope<'_>, config: &TransformerConfig) -> Result<Line
 /// On the host: it is part of the positions, which are made there.
 fn load_learned_table(scope: &Scope<'_>, config: &TransformerConfig) -> Result<Option<HostTensor>> {
     let Some(files) = scope.files() else {
+        if config.use_learned_positional_embeddings {
+            scope.expect("pos_embedding", &crate::transformer::learned_table_dims(config))?;
+        }
         return Ok(None);
     };
     crate::transformer::load_learned_table(files, config)

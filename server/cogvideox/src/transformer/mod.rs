@@ -254,8 +254,13 @@ pub(crate) fn load_learned_table(
         scope.ignore("pos_embedding");
         return Ok(None);
     }
+    Ok(Some(scope.tensor("pos_embedding", &learned_table_dims(config))?))
+}
+
+/// `(1, text + video, inner)` of the sizes that the model was trained with.
+pub(crate) fn learned_table_dims(config: &TransformerConfig) -> [usize; 3] {
     let frames = (config.sample_frames - 1) / config.temporal_compression_ratio + 1;
     let p = config.patch_size;
     let tokens = config.max_text_seq_length + frames * (config.sample_height / p) * (config.sample_width / p);
-    Ok(Some(scope.tensor("pos_embedding", &[1, tokens, config.inner_dim()])?))
+    [1, tokens, config.inner_dim()]
 }

@@ -1,0 +1,82 @@
+//! What a model asks for: its tensors' names and shapes, and the memory of its plans.
+//!
+//! Both are found by building it on a device that computes nothing, so that they cannot differ from what loading does.
+//! Must not know files.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::DType;
+use candle_transformers::models::t5::Config as T5Config;
+use device::{Capability, Device, Settings};
+
+use super::Precision;
+use super::load::{Configs, own_job};
+use super::plan::{BOUNDLESS_BYTES, MemoryPlan, Planner};
+use super::source::{Names, Source};
+use super::streaming::Residence;
+use super::text_encoder::GpuTextEncoder;
+use super::transformer::GpuTransformer;
+use super::vae::GpuVae;
+use crate::Result;
+use crate::params::ModelDefaults;
+use crate::transformer::TransformerConfig;
+use crate::vae::VaeConfig;
+
+/// Plans are counted for this capability, an H100's: others differ by a kernel's work space.
+const PLANNED: Capability = Capability { major: 9, minor: 0 };
+
+/// Tensors and their shapes as the files are to hold them.
+pub(crate) type Demand = BTreeMap<String, Vec<usize>>;
+
+fn asked(build: impl FnOnce(Source, &Device) -> Result<()>) -> Result<Demand> {
+    let names = Arc::new(Names::default());
+    let device = Device::planner(PLANNED, BOUNDLESS_BYTES, Settings::default());
+    build(Source::Listed(names.clone()), &device)?;
+    Ok(names.take())
+}
+
+/// Of `CogVideoXTransformer3DModel`.
+///
+/// # Errors
+/// Those of shapes that no device takes.
+pub(crate) fn transformer(config: &TransformerConfig) -> Result<Demand> {
+    asked(|source, device| {
+        let memory = MemoryPlan::RESIDENT.transformer_memory();
+        GpuTransformer::load(config.clone(), source, DType::F32, device, memory, Precision::Dense).map(drop)
+    })
+}
+
+/// Of `AutoencoderKLCogVideoX`.
+///
+/// # Errors
+/// Those of shapes that no device takes.
+pub(crate) fn vae(config: &VaeConfig) -> Result<Demand> {
+    asked(|source, device| GpuVae::load(config.clone(), &source, DType::F32, device).map(drop))
+}
+
+/// Of `T5EncoderModel`.
+///
+/// # Errors
+/// Those of shapes that no device takes.
+pub(crate) fn text_encoder(config: &T5Config) -> Result<Demand> {
+    asked(|source, device| {
+        GpuTextEncoder::load(config.clone(), &source, DType::F32, device, Residence::Resident).map(drop)
+    })
+}
+
+/// Bytes of tensors at most, of the model's own video with each of `plans`.
+///
+/// # Errors
+/// Those of shapes that the model cannot run.
+pub(crate) fn peaks(
+    configs: &Configs,
+    defaults: &ModelDefaults,
+    dtype: DType,
+    precision: Precision,
+    plans: &[MemoryPlan],
+) -> Result<Vec<usize>> {
+    let planner = Planner { configs, dtype, precision, capability: PLANNED };
+    let job = own_job(configs, defaults)?;
+    plans.iter().map(|plan| planner.peak_bytes(plan, &job)).collect()
+}
