@@ -20,7 +20,6 @@ use sys::cublasLtMatmulDescAttributes_t as Attribute;
 use sys::cublasStatus_t as Status;
 
 use crate::cuda::Cuda;
-use crate::device::Backend;
 use crate::ops::epilogue::Activation;
 use crate::ops::gemm::{Product, Sizes};
 use crate::{Dtype, Error, Result, Tensor};

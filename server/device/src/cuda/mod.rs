@@ -66,10 +66,10 @@ fn check<T>(call: &'static str, outcome: std::result::Result<T, DriverError>) ->
 }
 
 fn driver_error(call: &'static str, error: DriverError) -> Error {
-    Failure::of_driver(error.0).error(call, name_of(&error))
+    Failure::of_driver(error.0).error(call, name_of(error))
 }
 
-fn name_of(error: &DriverError) -> String {
+fn name_of(error: DriverError) -> String {
     error.error_name().map_or_else(|_| format!("{:?}", error.0), |name| name.to_string_lossy().into_owned())
 }
 
@@ -335,7 +335,7 @@ impl Backend for Cuda {
             result::launch_kernel(function, grid, block, launch.shared_bytes, self.stream.0, &mut params)
         };
         outcome.map_err(|error| {
-            let message = format!("{}: {}", launch.kernel, name_of(&error));
+            let message = format!("{}: {}", launch.kernel, name_of(error));
             self.examined(Failure::of_driver(error.0).error("cuLaunchKernel", message))
         })
     }
