@@ -126,7 +126,7 @@ impl Cuda {
         let outcome = unsafe { result::malloc_host(bytes.max(1), sys::CU_MEMHOSTALLOC_PORTABLE) };
         // Whatever it is short of, it is not the GPU's memory.
         let pointer = outcome
-            .map_err(|error| Error::Call { call: "cuMemHostAlloc", message: super::name_of(&error) })?;
+            .map_err(|error| Error::Call { call: "cuMemHostAlloc", message: super::name_of(error) })?;
         // SAFETY: just allocated with at least this size.
         unsafe { pointer.cast::<u8>().write_bytes(0, bytes) };
         Ok(PinnedMemory { pointer: Handle(pointer.cast()), bytes })
