@@ -78,7 +78,9 @@ class Reader:
     """Follows the README in a folder that takes what the commands leave."""
 
     def __init__(self, folder, binary, openai_python):
-        self.folder, self.binary, self.openai_python = folder, binary, openai_python
+        self.folder, self.binary = folder, binary
+        # Not resolved: a virtual environment's program is a link to another's.
+        self.openai_python = openai_python and pathlib.Path(openai_python).absolute()
         self.address = f"127.0.0.1:{free_port()}"
         self.environment = {**os.environ, "COGVIDEOX_DATA_DIR": str(folder / "data"),
                             "COGVIDEOX_SERVER__PORT": self.address.rpartition(":")[2]}
@@ -130,8 +132,13 @@ class Reader:
             until("the videos' end", lambda: not any(self.queue()[state] for state in ("queued", "in_progress")), 600)
 
     def queue(self):
-        with urllib.request.urlopen(f"http://{self.address}/v1/queue", timeout=30) as answer:
-            return json.loads(answer.read())
+        try:
+            with urllib.request.urlopen(f"http://{self.address}/v1/queue", timeout=30) as answer:
+                return json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            # The README has made a key, and with it made its last video.
+            assert error.code == 401, f"/v1/queue: expected 200 or 401, found {error.code}"
+            return {"queued": 0, "in_progress": 0}
 
     def serve(self, command):
         self.stop()
