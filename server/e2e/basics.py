@@ -22,7 +22,7 @@ def describe(server):
     equal("object", capabilities["object"], "capabilities")
     model = capabilities["models"][0]
     expected = {"id": "demo", "default": True, "dtype": "f32", "sizes": ["240x160"], "default_size": "240x160", "fps": 8,
-                "default_scheduler": "ddim", "schedulers": ["ddim", "dpm"], "max_prompt_tokens": 226, "supports_image": False}
+                "default_scheduler": "ddim", "schedulers": ["ddim", "dpm"], "max_prompt_tokens": 226, "supports_image": False, "lora": []}
     equal("the demo model", {key: model[key] for key in expected}, expected)
     assert "random" in model["notice"], f"expected a notice of random weights, found {model['notice']!r}"
     steps = model["num_inference_steps"]

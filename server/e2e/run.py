@@ -13,18 +13,20 @@ import tempfile
 import time
 
 import access
+import adapters
 import basics
 import files
 import line
 import models
 import outside
 import parity
+import pictures
 import recovery
 import streams
 import workers
 from server import step
 
-WALKS = {walk.__name__: walk for walk in (basics, files, line, streams, recovery, workers, models, access, outside, parity)}
+WALKS = {walk.__name__: walk for walk in (basics, files, line, streams, recovery, workers, models, adapters, pictures, access, outside, parity)}
 
 
 def main(binary, *names):

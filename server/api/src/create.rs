@@ -3,6 +3,7 @@
 //! Whether the model can do what they say is `resolve`'s question, and what happens before the video is in the queue
 //! `submit`'s.
 
+mod lora;
 mod resolve;
 
 use std::collections::BTreeMap;
@@ -12,10 +13,12 @@ use utoipa::ToSchema;
 use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, Schema, SchemaType, Type};
 
 use crate::error::{Code, Error, Result};
-use crate::fields::{Field, Fields, quoted};
+use crate::fields::{Fields, quoted};
+use crate::input_reference::{self, InputReference};
 use crate::model::Scheduler;
 
-pub(crate) use resolve::{Door, Draft, MAX_GUIDANCE_SCALE, check_prompt, model_not_found};
+pub(crate) use lora::{LoraRequest, MAX_LORA, WantedLora, find as find_lora};
+pub(crate) use resolve::{Draft, MAX_GUIDANCE_SCALE, check_prompt, model_not_found};
 
 /// Seeds up to here survive a trip through a JSON number in any language.
 const MAX_SEED: u64 = (1 << 53) - 1;
@@ -25,8 +28,6 @@ const MAX_METADATA_KEY_CHARS: usize = 64;
 const MAX_METADATA_VALUE_CHARS: usize = 512;
 
 /// What to make. Fields left out, or null, take the model's defaults.
-///
-/// `input_reference` is known and refused: the models served over HTTP start from text alone.
 // Its JSON is what two requests are compared by: a field that is not in it would not count.
 #[derive(Debug, Default, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -68,6 +69,15 @@ pub(crate) struct CreateVideoRequest {
     /// The same seed makes the same video; drawn at random, and reported, when left out.
     #[schema(minimum = 0, maximum = 9_007_199_254_740_991_u64)]
     pub(crate) seed: Option<u64>,
+    /// The picture that the video starts from, for models that take one and need it: PNG, JPEG or WebP. A file in a
+    /// form, or an object whose `image_url` is a `data:` URL.
+    #[schema(schema_with = input_reference::schema)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) input_reference: Option<InputReference>,
+    /// Adapters of the model's weights, all at once; in a form as JSON text.
+    #[schema(max_items = 8)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) lora: Option<Vec<LoraRequest>>,
     /// What the video must not show.
     #[schema(max_length = 10000)]
     pub(crate) negative_prompt: Option<String>,
@@ -117,12 +127,10 @@ fn metadata_schema() -> Schema {
 }
 
 impl CreateVideoRequest {
-    /// Takes the fields that a request may have, by type, and checks the form of an image that came along.
-    pub(crate) fn take(fields: &mut Fields) -> Result<(Self, bool)> {
+    /// Takes the fields that a request may have, by type.
+    pub(crate) fn take(fields: &mut Fields) -> Result<Self> {
         let any = 1..=i64::from(u32::MAX);
-        let has_image =
-            fields.take("input_reference").map(|image| check_image(&image)).transpose()?.is_some();
-        let request = Self {
+        Ok(Self {
             prompt: fields.string("prompt")?.ok_or_else(|| {
                 Error::param(Code::MissingRequiredParameter, "prompt", "'prompt' must be given")
             })?,
@@ -142,6 +150,8 @@ impl CreateVideoRequest {
             use_dynamic_cfg: fields.boolean("use_dynamic_cfg")?,
             scheduler: fields.string("scheduler")?.map(|name| scheduler(&name)).transpose()?,
             seed: fields.integer("seed", &(0..=MAX_SEED as i64), Code::InvalidSeed)?,
+            input_reference: input_reference::take(fields)?,
+            lora: lora::take(fields)?,
             negative_prompt: fields.string("negative_prompt")?,
             truncate_prompt: fields.boolean("truncate_prompt")?,
             refine_prompt: fields.boolean("refine_prompt")?,
@@ -149,8 +159,7 @@ impl CreateVideoRequest {
             metadata: fields.string_map("metadata")?,
             webhook_url: fields.string("webhook_url")?,
             n: fields.integer("n", &any, Code::UnsupportedN)?,
-        };
-        Ok((request, has_image))
+        })
     }
 }
 
@@ -159,33 +168,4 @@ fn scheduler(name: &str) -> Result<Scheduler> {
         let message = format!("'scheduler' must be ddim or dpm, found {}", quoted(name));
         Error::param(Code::UnsupportedScheduler, "scheduler", message)
     })
-}
-
-/// An image is a file, or an object that says where one is: `image_url` or `file_id`.
-fn check_image(image: &Field) -> Result<()> {
-    let keys: Vec<&str> = match image {
-        Field::File { head } if is_image(head) => return Ok(()),
-        Field::File { .. } => {
-            let message = "'input_reference' must be a PNG, JPEG or WebP image, found a file of another kind";
-            return Err(Error::param(Code::InvalidImage, "input_reference", message));
-        }
-        Field::Group(members) => members.keys().map(String::as_str).collect(),
-        Field::Json(serde_json::Value::Object(members)) => members.keys().map(String::as_str).collect(),
-        Field::Json(_) | Field::Text(_) => Vec::new(),
-    };
-    if let ["image_url" | "file_id"] = keys.as_slice() {
-        return Ok(());
-    }
-    let message = format!(
-        "'input_reference' must be an image file or an object with either 'image_url' or 'file_id', found {}",
-        image.found()
-    );
-    Err(Error::param(Code::InvalidType, "input_reference", message))
-}
-
-/// Whether a file begins as a PNG, JPEG or WebP image does; its name and content type are the client's say-so.
-fn is_image(head: &[u8]) -> bool {
-    head.starts_with(b"\x89PNG\r\n\x1a\n")
-        || head.starts_with(b"\xff\xd8\xff")
-        || (head.starts_with(b"RIFF") && head.get(8..12) == Some(b"WEBP"))
 }

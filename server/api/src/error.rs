@@ -81,6 +81,14 @@ code_table! {
     InvalidGuidanceScale = BAD_REQUEST "invalid_guidance_scale";
     /// Not a scheduler this server has.
     UnsupportedScheduler = BAD_REQUEST "unsupported_scheduler";
+    /// Too many adapters, one named twice, or a scale out of range.
+    InvalidLora = BAD_REQUEST "invalid_lora";
+    /// No adapter has this name.
+    UnknownLora = BAD_REQUEST "unknown_lora";
+    /// The model cannot be used with this adapter.
+    UnsupportedLora = BAD_REQUEST "unsupported_lora";
+    /// The adapter's file is another one than when the video was asked for.
+    LoraChanged = BAD_REQUEST "lora_changed";
     /// A seed out of range.
     InvalidSeed = BAD_REQUEST "invalid_seed";
     /// A priority out of range.
@@ -89,7 +97,7 @@ code_table! {
     InvalidMetadata = BAD_REQUEST "invalid_metadata";
     /// More than one video asked for at once.
     UnsupportedN = BAD_REQUEST "unsupported_n";
-    /// An image given to a text-to-video model.
+    /// An image given to a text-to-video model, or named instead of sent.
     UnsupportedInputReference = BAD_REQUEST "unsupported_input_reference";
     /// An operation this server does not do.
     UnsupportedOperation = BAD_REQUEST "unsupported_operation";
@@ -107,7 +115,7 @@ code_table! {
     UnsupportedParameter = BAD_REQUEST "unsupported_parameter";
     /// A webhook's URL that this server will not call.
     InvalidWebhookUrl = BAD_REQUEST "invalid_webhook_url";
-    /// A file that is no PNG, JPEG or WebP image.
+    /// A file that is no PNG, JPEG or WebP image, is damaged or too large a picture.
     InvalidImage = BAD_REQUEST "invalid_image";
     /// An `Idempotency-Key` that is not 1 to 255 visible ASCII characters.
     InvalidIdempotencyKey = BAD_REQUEST "invalid_idempotency_key";
@@ -135,7 +143,7 @@ code_table! {
     VideoNotFound = NOT_FOUND "video_not_found";
     /// The video was made without this variant of its content.
     VariantNotAvailable = NOT_FOUND "variant_not_available";
-    /// The video's files were removed to make room.
+    /// The video's files were removed, to make room or because it failed long ago.
     VideoExpired = GONE "video_expired";
     /// No model has this id.
     ModelNotFound = NOT_FOUND "model_not_found";

@@ -20,10 +20,8 @@ pub(crate) enum Field {
     Text(String),
     /// `name[key]=value` fields of a form, gathered.
     Group(BTreeMap<String, String>),
-    /// An uploaded file; only its first bytes are kept, which tell what it is.
-    File {
-        head: Vec<u8>,
-    },
+    /// An uploaded file's content; none where the endpoint takes no files.
+    File(Vec<u8>),
 }
 
 impl Field {
@@ -37,7 +35,7 @@ impl Field {
             Self::Json(Value::Array(_)) => "an array".to_owned(),
             Self::Json(Value::Object(_)) | Self::Group(_) => "an object".to_owned(),
             Self::Text(text) => format!("the text {}", quoted(text)),
-            Self::File { .. } => "a file".to_owned(),
+            Self::File(_) => "a file".to_owned(),
         }
     }
 
@@ -198,6 +196,28 @@ impl Fields {
             other => Err(wrong_type(&format!("{name}[{key}]"), "a string", &Field::Json(other))),
         });
         members.collect::<Result<_>>().map(Some)
+    }
+
+    /// A list of objects, or JSON text of one; each has its members under names such as `name[0].member`.
+    pub(crate) fn objects(&mut self, name: &str) -> Result<Option<Vec<Self>>> {
+        let expected = "a list of objects";
+        let entries = match self.take(name) {
+            None => return Ok(None),
+            Some(Field::Json(Value::Array(entries))) => entries,
+            Some(Field::Text(text)) => match serde_json::from_str(&text) {
+                Ok(Value::Array(entries)) => entries,
+                _ => return Err(wrong_type(name, expected, &Field::Text(text))),
+            },
+            Some(other) => return Err(wrong_type(name, expected, &other)),
+        };
+        let members = |(index, entry): (usize, Value)| match entry {
+            Value::Object(members) => {
+                let named = |(key, value)| (format!("{name}[{index}].{key}"), Field::Json(value));
+                Ok(Self(members.into_iter().map(named).collect()))
+            }
+            other => Err(wrong_type(&format!("{name}[{index}]"), "an object", &Field::Json(other))),
+        };
+        entries.into_iter().enumerate().map(members).collect::<Result<_>>().map(Some)
     }
 
     /// The names of the fields that nothing has taken.

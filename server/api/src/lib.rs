@@ -14,6 +14,7 @@ mod envelope;
 mod error;
 mod fields;
 mod hex;
+mod input_reference;
 mod leftover;
 mod model;
 mod openapi;
@@ -35,11 +36,13 @@ mod video;
 pub use disk::DiskProbe;
 pub use error::{Code, Error, ErrorBody, ErrorEnvelope, ErrorType, Result};
 pub use futures_util::future::BoxFuture;
-pub use model::{CountTokens, FrameLattice, ModelCard, ModelCatalog, Scheduler, Size, StepRule};
+pub use model::{
+    Adapter, CountTokens, FrameLattice, ModelCard, ModelCatalog, OfferAdapters, Scheduler, Size, StepRule,
+};
 pub use openapi::{openapi, openapi_yaml};
 pub use prompt::{PromptCheck, PromptToCheck, PromptVerdict, RefinePrompt};
 pub use rates::RequestRates;
 pub use router::router;
 pub use sse::Streams;
-pub use state::{Access, AppState, CheckWebhookUrl, Device, FreeBytes, Health, Limits};
+pub use state::{Access, AppState, CheckImage, CheckWebhookUrl, Device, FreeBytes, Health, Limits};
 pub use tickets::Tickets;

@@ -5,10 +5,27 @@
 
 use std::fmt;
 
+use futures_util::future::BoxFuture;
+
 /// Counts a prompt's tokens as the model's text encoder sees them.
 pub trait CountTokens: Send + Sync {
     /// Pieces of the prompt as this model has it, the end marker included, before any truncation.
     fn count(&self, model: &str, prompt: &str) -> usize;
+}
+
+/// An adapter of the server's, as one model sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adapter {
+    /// Name in requests.
+    pub name: String,
+    /// SHA-256 of its file, in hexadecimal; or why the model cannot be used with it, in words for the client.
+    pub sha256: Result<String, String>,
+}
+
+/// Knows which adapters there are.
+pub trait OfferAdapters: Send + Sync {
+    /// Those there are now, by name, as this model sees them. Must come to an end by itself.
+    fn adapters<'a>(&'a self, model: &'a str) -> BoxFuture<'a, Vec<Adapter>>;
 }
 
 /// Width and height in pixels.

@@ -150,6 +150,9 @@ const SUBMIT: &[Code] = &[
     Code::ServerDraining,
     Code::WorkerFailed,
     Code::PromptCheckUnavailable,
+    Code::UnsupportedParameter,
+    Code::UnknownLora,
+    Code::UnsupportedLora,
 ];
 
 /// What a route with a body of fields may answer.
@@ -199,9 +202,11 @@ error_sets! {
     /// Refusals of changing.
     ChangeErrors = [InvalidRequest, InvalidPriority, VideoNotFound, VideoNotQueued] + [FIELDS, CALLER, COMMON];
     /// Refusals of remixing.
-    RemixErrors = [EmptyPrompt, VideoNotReady, VideoNotFound] + [FIELDS, SUBMIT, CALLER, COMMON];
+    RemixErrors = [
+        EmptyPrompt, VideoNotReady, VideoNotFound, VideoExpired, LoraChanged,
+    ] + [FIELDS, SUBMIT, CALLER, COMMON];
     /// Refusals of making once more.
-    RetryErrors = [VideoNotReady, VideoNotFound] + [SUBMIT, CALLER, COMMON];
+    RetryErrors = [VideoNotReady, VideoNotFound, VideoExpired, LoraChanged] + [SUBMIT, CALLER, COMMON];
     /// Refusals of deleting.
     DeleteErrors = [InvalidRequest, VideoNotFound, CancellationInProgress] + [CALLER, COMMON];
     /// Refusals of listing.
@@ -220,8 +225,7 @@ error_sets! {
     CreateErrors = [
         ConflictingParameters, EmptyPrompt, UnsupportedSize, InvalidSeconds, UnsupportedNumFrames, UnsupportedFps,
         UnsupportedNumInferenceSteps, InvalidGuidanceScale, UnsupportedScheduler, InvalidSeed, InvalidPriority,
-        InvalidMetadata, UnsupportedN, UnsupportedInputReference, InvalidImage, UnsupportedOperation,
-        UnsupportedParameter, InvalidWebhookUrl,
+        InvalidMetadata, UnsupportedN, UnsupportedInputReference, InvalidImage, InvalidLora, InvalidWebhookUrl,
     ] + [FIELDS, SUBMIT, CALLER, COMMON];
 }
 

@@ -91,6 +91,7 @@ files![
     "index.html",
     "lists.js",
     "media.js",
+    "pickers.js",
     "store.js",
     "stream.js",
     "style.css",

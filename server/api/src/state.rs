@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::disk::DiskProbe;
 use crate::error::{Code, Error, Result};
-use crate::model::{CountTokens, ModelCatalog};
+use crate::model::{CountTokens, ModelCatalog, OfferAdapters};
 use crate::prompt::{PromptCheck, RefinePrompt};
 use crate::rates::RequestRates;
 use crate::sse::Streams;
@@ -23,6 +23,8 @@ use crate::tickets::Tickets;
 pub enum Health {
     /// The model is being loaded.
     Starting,
+    /// The model cannot be loaded yet, and what is waited for.
+    Waiting(String),
     /// Videos are made.
     Ready,
     /// The server is shutting down: running streams end and new videos are refused.
@@ -45,6 +47,8 @@ pub struct Device {
 pub struct Limits {
     /// Bytes of a JSON or urlencoded body, and of all text fields of a multipart body together.
     pub max_text_bytes: usize,
+    /// Bytes of an image that a video starts from.
+    pub max_image_bytes: usize,
     /// Bytes of any body.
     pub max_body_bytes: usize,
     /// Characters of a prompt, and of a negative prompt.
@@ -73,6 +77,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_text_bytes: 1 << 20,
+            max_image_bytes: 16 << 20,
             max_body_bytes: 26 << 20,
             max_prompt_chars: 10_000,
             request_timeout: Duration::from_mins(1),
@@ -106,6 +111,11 @@ pub type FreeBytes = Arc<dyn Fn() -> BoxFuture<'static, Option<u64>> + Send + Sy
 /// Says why a webhook's URL will not be called, if it will not.
 pub type CheckWebhookUrl = Arc<dyn Fn(&str) -> std::result::Result<(), String> + Send + Sync>;
 
+/// Looks whether a file is a picture that a model can start from, and gives it back; or says why it is none, in words
+/// for the client. Must come to an end by itself.
+pub type CheckImage =
+    Arc<dyn Fn(Vec<u8>) -> BoxFuture<'static, std::result::Result<Vec<u8>, String>> + Send + Sync>;
+
 /// Everything a handler can reach.
 #[derive(Clone)]
 pub struct AppState {
@@ -117,6 +127,8 @@ pub struct AppState {
     pub catalog: Arc<ModelCatalog>,
     /// Counts the tokens of a prompt.
     pub prompt_tokens: Arc<dyn CountTokens>,
+    /// The adapters; none where there is no folder of them.
+    pub adapters: Option<Arc<dyn OfferAdapters>>,
     /// Whether videos are being made.
     pub health: watch::Receiver<Health>,
     /// The same of each device: a server is ready as long as one of them is.
@@ -139,6 +151,8 @@ pub struct AppState {
     pub free_bytes: FreeBytes,
     /// Whether that and the queue suffice for readiness.
     pub disk: DiskProbe,
+    /// Looks at the pictures that videos are to start from.
+    pub check_image: CheckImage,
     /// Looks at a webhook's URL; none where no webhooks are called.
     pub check_webhook_url: Option<CheckWebhookUrl>,
     /// Decides whether a video may be made of a prompt; none where every prompt may.
@@ -154,15 +168,25 @@ pub struct AppState {
 }
 
 impl AppState {
+    /// Names of the adapters that a model can be used with.
+    pub(crate) async fn lora_names(&self, model: &str) -> Vec<String> {
+        let Some(adapters) = &self.adapters else { return Vec::new() };
+        let offered = adapters.adapters(model).await;
+        offered.into_iter().filter(|adapter| adapter.sha256.is_ok()).map(|adapter| adapter.name).collect()
+    }
+
     /// Refuses when a new video would not be worked on.
     pub(crate) fn accepts_videos(&self) -> Result<()> {
         let (code, message) = match &*self.health.borrow() {
+            Health::Waiting(what) => (Code::ModelNotReady, what.clone()),
             Health::Ready => return Ok(()),
-            Health::Starting => (Code::ModelNotReady, "the model is being loaded"),
-            Health::Draining => (Code::ServerDraining, "the server is shutting down"),
-            Health::Failed(_) => (Code::WorkerFailed, "the worker stopped; the server must be restarted"),
+            Health::Starting => (Code::ModelNotReady, "the model is being loaded".to_owned()),
+            Health::Draining => (Code::ServerDraining, "the server is shutting down".to_owned()),
+            Health::Failed(_) => {
+                (Code::WorkerFailed, "the worker stopped; the server must be restarted".to_owned())
+            }
         };
-        Err(Error::TryLater { code, message: message.to_owned(), after: self.limits.retry_after })
+        Err(Error::TryLater { code, message, after: self.limits.retry_after })
     }
 
     /// Refuses when the disk has no room for another video.

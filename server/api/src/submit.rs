@@ -6,8 +6,9 @@
 use queue::{Enqueued, Submission};
 
 use crate::auth::Caller;
-use crate::create::Draft;
+use crate::create::{Draft, find_lora};
 use crate::error::{Code, Error, Result};
+use crate::input_reference;
 use crate::prompt::{PromptToCheck, PromptVerdict};
 use crate::state::AppState;
 
@@ -26,6 +27,12 @@ pub(crate) async fn submit(
     draft.job.submission = Some(submission);
     state.accepts_videos()?;
     state.has_room().await?;
+    let lora = std::mem::take(&mut draft.lora);
+    draft.job.params.lora = find_lora(state, draft.card, lora).await?;
+    let image = match draft.image.take() {
+        Some(wanted) => Some(input_reference::read(state, wanted).await?),
+        None => None,
+    };
     if state.prompt_check.is_some() || draft.refine {
         // Nobody is asked about a prompt that would not be taken anyway; whether it is, is decided at the end.
         let (counts, capacity) = (state.queue.counts().await?, state.queue.options().capacity);
@@ -38,12 +45,35 @@ pub(crate) async fn submit(
         refine_prompt(state, caller, &mut draft).await?;
     }
     draft.count_tokens(&*state.prompt_tokens)?;
+    let image = match image {
+        Some(content) => Some(input_reference::put(state, content).await?),
+        None => None,
+    };
+    draft.job.params.image.clone_from(&image);
     let enqueued = state.queue.enqueue(draft.job, caller.name()).await;
+    if let Some(image) = image
+        && is_certainly_not_there(&enqueued)
+    {
+        input_reference::remove(state, &image).await;
+    }
     let enqueued = enqueued.map_err(|error| refusal(error, state))?;
     if !enqueued.replayed {
         tracing::info!(job.id = %enqueued.video.id, model = enqueued.video.model, "video queued");
     }
     Ok(enqueued)
+}
+
+/// Whether no new row was written. After a failure of the job table there may be one all the same.
+fn is_certainly_not_there(enqueued: &queue::Result<Enqueued>) -> bool {
+    match enqueued {
+        Ok(enqueued) => enqueued.replayed,
+        Err(error) => matches!(
+            error,
+            queue::Error::QueueFull { .. }
+                | queue::Error::KeyQueueFull { .. }
+                | queue::Error::IdempotencyKeyReuse
+        ),
+    }
 }
 
 async fn check_prompt(state: &AppState, caller: &Caller, draft: &Draft<'_>) -> Result<()> {

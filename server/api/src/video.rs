@@ -82,6 +82,11 @@ pub(crate) struct Video {
     /// The sampler: `ddim` or `dpm`.
     #[schema(value_type = Scheduler)]
     pub(crate) scheduler: String,
+    /// The picture that it starts from.
+    #[schema(required)]
+    pub(crate) input_reference: Option<VideoImage>,
+    /// The adapters of the model's weights.
+    pub(crate) lora: Vec<VideoLora>,
     /// What the video must not show; may be empty.
     pub(crate) negative_prompt: String,
     /// Tokens of the prompt, its end marker included, before any cut.
@@ -130,6 +135,32 @@ pub(crate) struct Video {
     pub(crate) sha256: Option<String>,
     /// Where the rest of it is.
     pub(crate) urls: Urls,
+}
+
+/// The picture of a video.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct VideoImage {
+    /// Length of its file.
+    pub(crate) bytes: u64,
+    /// SHA-256 of its file, in hexadecimal.
+    pub(crate) sha256: String,
+}
+
+/// An adapter of a video.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct VideoLora {
+    /// Its name.
+    pub(crate) name: String,
+    /// How strongly it acts.
+    pub(crate) scale: f64,
+    /// SHA-256 of its file, in hexadecimal.
+    pub(crate) sha256: String,
+}
+
+impl From<queue::Lora> for VideoLora {
+    fn from(queue::Lora { name, scale, sha256 }: queue::Lora) -> Self {
+        Self { name, scale, sha256 }
+    }
 }
 
 /// The `object` of a video.
@@ -209,7 +240,7 @@ impl From<queue::Stage> for VideoStage {
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct VideoError {
     /// For programs: `cancelled`, `invalid_params`, `out_of_memory`, `nan_latents`, `encode_failed`,
-    /// `storage_failed`, `model_not_available`, `model_load_failed`, `worker_lost` or `internal`.
+    /// `storage_failed`, `model_not_available`, `model_load_failed`, `lora_not_available`, `lora_changed`, `image_not_available`, `worker_lost` or `internal`.
     pub(crate) code: String,
     /// For people.
     pub(crate) message: String,

@@ -27,6 +27,8 @@ function rows(video) {
     ["Steps", `${video.num_inference_steps}, ${video.scheduler.toUpperCase()}`],
     ["Guidance", `${video.guidance_scale}${video.use_dynamic_cfg ? ", dynamic" : ""}`],
     ["Seed", String(video.seed)],
+    ["First frame", video.input_reference && `a picture of ${bytesText(video.input_reference.bytes)}`],
+    ["Adapters", video.lora.map(({ name, scale }) => `${name} × ${scale}`).join(", ")],
     ["Negative prompt", video.negative_prompt],
     ["Read as", video.refined_prompt],
     ["Prompt", video.prompt_tokens && `${video.prompt_tokens} tokens${video.prompt_truncated ? ", its end was cut off" : ""}`],

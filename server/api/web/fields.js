@@ -3,6 +3,7 @@
 
 import { byId, h, setOptionalText } from "./dom.js";
 import { sizeText, videoLength } from "./format.js";
+import { AdapterPicker, PicturePicker } from "./pickers.js";
 
 const option = (value, label, chosen) => h("option", { value, selected: String(value) === String(chosen) }, label);
 
@@ -15,7 +16,7 @@ function frameCounts({ min, max, stride }) {
   return counts;
 }
 
-/** Every setting as `{name, label, control, wide?, parse, default}`, the first four being the everyday ones. */
+/** Every setting as `{name, label, control, wide?, parse, default}`, or with a `picker` in place of the last two. */
 function describe(capabilities, model) {
   const { num_frames: frames, num_inference_steps: steps, guidance_scale: guidance } = model;
   const number = (attributes) => h("input", { type: "number", inputmode: "decimal", ...attributes });
@@ -41,6 +42,14 @@ function describe(capabilities, model) {
     { name: "use_dynamic_cfg", label: "Dynamic guidance: grows over the steps", default: model.use_dynamic_cfg, control: tick(model.use_dynamic_cfg) },
     { name: "truncate_prompt", label: `Cut a prompt of more than ${model.max_prompt_tokens} tokens`, default: false, control: tick(false) },
   ];
+  if (model.supports_image) {
+    const picture = { name: "input_reference", label: "First frame", wide: true, basic: true, hint: "PNG, JPEG or WebP" };
+    picture.picker = new PicturePicker(capabilities.limits.max_image_bytes, (message) => setOptionalText(picture.error, message));
+    fields.unshift(picture);
+  }
+  if (model.lora.length > 0) {
+    fields.push({ name: "lora", label: "Adapters", wide: true, hint: `Up to ${capabilities.limits.max_lora}, with their strengths`, picker: new AdapterPicker(model.lora) });
+  }
   if (capabilities.features.refine_prompt) {
     fields.push({ name: "refine_prompt", label: "Refine the prompt first", default: false, control: tick(false) });
   }
@@ -71,22 +80,24 @@ export class Fields {
   }
 
   build(field) {
-    const { control, name } = field;
+    const { name } = field;
+    const control = (field.control ??= field.picker.control);
     control.id = `field-${name}`;
     control.name = name;
     control.setAttribute("aria-describedby", `error-${name}`);
     field.error = h("span", { id: `error-${name}`, class: "field-error", hidden: true });
     if (control.type === "checkbox") return h("div", { class: "field wide" }, h("label", { class: "tick" }, control, field.label), field.error);
     const hint = field.hint && h("span", { class: "field-hint" }, field.hint);
-    return h("div", { class: field.wide ? "field wide" : "field" }, h("label", { for: control.id }, field.label, hint), control, field.error);
+    const label = field.picker ? h("span", { class: "group-label" }, field.label, hint) : h("label", { for: control.id }, field.label, hint);
+    return h("div", { class: field.wide ? "field wide" : "field" }, label, control, field.error);
   }
 
   /** The settings as a request's fields. What the model would do anyway is left out, but for what shapes the video. */
   values() {
     const body = {};
     for (const field of this.all) {
-      const { name, control } = field;
-      const value = control.type === "checkbox" ? control.checked : field.parse(control.value);
+      const { name, control, picker } = field;
+      const value = picker ? picker.value() : control.type === "checkbox" ? control.checked : field.parse(control.value);
       const shapes = ["model", "size", "num_frames", "num_inference_steps", "refine_prompt"].includes(name);
       if (value != null && (shapes || value !== field.default)) body[name] = value;
     }
@@ -99,22 +110,24 @@ export class Fields {
       this.modelField.control.value = video.model;
       this.use(this.chosenModel());
     }
-    for (const { name, control } of this.all) {
+    for (const { name, control, picker } of this.all) {
       if (!(name in video)) continue;
-      if (control.type === "checkbox") control.checked = video[name];
+      if (picker) picker.show(video[name]);
+      else if (control.type === "checkbox") control.checked = video[name];
       else control.value = video[name] ?? "";
     }
   }
 
   /** Shows a refusal at its field; answers whether there is such a field. */
   showError(param, message) {
-    const name = { seconds: "num_frames", width: "size", height: "size" }[param] ?? param;
+    // A part of a list, such as `lora[0].name`, is refused at the list's field.
+    const name = { seconds: "num_frames", width: "size", height: "size" }[param] ?? param.split("[")[0];
     const field = this.all.find((one) => one.name === name);
     if (!field) return false;
     setOptionalText(field.error, message);
     field.control.setAttribute("aria-invalid", "true");
     field.control.closest("details")?.setAttribute("open", "");
-    field.control.focus();
+    (field.picker ? field.control.querySelector("input") : field.control).focus();
     return true;
   }
 

@@ -76,17 +76,26 @@ export function requestOf(video) {
     scheduler: video.scheduler,
     seed: video.seed,
   };
+  if (video.input_reference) body.input_reference = {};
+  if (video.lora.length) body.lora = video.lora.map(({ name, scale }) => ({ name, scale }));
   if (video.negative_prompt) body.negative_prompt = video.negative_prompt;
   if (video.priority) body.priority = video.priority;
   if (video.prompt_truncated) body.truncate_prompt = true;
   return body;
 }
 
-/** A command line that sends a body to `POST /v1/videos`. The key is named, never shown. */
+/**
+ * A command line that sends a body to `POST /v1/videos`. The key is named, never shown; so is the file of a picture,
+ * and what has one is sent as a form.
+ */
 export function curlOf(body, needsKey) {
   const quote = (text) => `'${text.replaceAll("'", String.raw`'\''`)}'`;
   const lines = [`curl ${quote(`${location.origin}/v1/videos`)}`];
   if (needsKey) lines.push(`-H "Authorization: Bearer $COGVIDEOX_API_KEY"`);
-  lines.push(`-H 'content-type: application/json'`, `-d ${quote(JSON.stringify(body))}`);
+  if (body.input_reference) {
+    const text = (value) => (typeof value === "object" ? JSON.stringify(value) : String(value));
+    const fields = Object.entries(body).filter(([name]) => name !== "input_reference");
+    lines.push(...fields.map(([name, value]) => `--form-string ${quote(`${name}=${text(value)}`)}`), "-F input_reference=@picture.png");
+  } else lines.push(`-H 'content-type: application/json'`, `-d ${quote(JSON.stringify(body))}`);
   return lines.join(" \\\n  ");
 }

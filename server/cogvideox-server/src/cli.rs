@@ -9,12 +9,15 @@ use clap::{Parser, Subcommand};
 
 use crate::backup::{Backup, Restore};
 use crate::bench::Bench;
-use crate::config::{Config, DeviceSpec, LoadOptions, MemoryLimit};
+use crate::config::{Config, DeviceSpec, LoadOptions, MemoryLimit, table};
 use crate::doctor::Doctor;
+use crate::download::Download;
 use crate::generate::Generate;
+use crate::health;
 use crate::inspect::Inspect;
 use crate::keys::Keys;
 use crate::migrate::Migrate;
+use crate::model_files::ModelFiles;
 use crate::model_set;
 use crate::selftest::Selftest;
 use crate::serve;
@@ -40,8 +43,8 @@ pub struct Cli {
 pub enum Command {
     /// Accept prompts over HTTP and make their videos.
     Serve {
-        /// A model folder in diffusers' layout, or "demo"; the configured model if not given. May be repeated: requests
-        /// pick the further ones by their folders' names.
+        /// A model folder in diffusers' layout, a name or repository as `download` takes it, or "demo"; the configured
+        /// model if not given. May be repeated: requests pick the further ones by their folders' or repositories' names.
         #[arg(long, value_name = "DIR")]
         model: Vec<String>,
         /// cpu, cuda, cuda:N or cuda:N+cuda:M, a worker for each; may be repeated; the configured ones if not given.
@@ -59,12 +62,16 @@ pub enum Command {
     Keys(Keys),
     /// Check this machine, the configuration, the data folder and the model, and say what to do about what is wrong.
     Doctor(Doctor),
+    /// Ask the server that the configuration describes whether it is ready.
+    Health,
     /// Copy the job table and its files to a new folder, also while the server runs.
     Backup(Backup),
     /// Put a backup into a data folder that has no job table.
     Restore(Restore),
     /// Bring the job table up to date with this program.
     Migrate(Migrate),
+    /// Fetch a published model, or what is missing of it, from Hugging Face or a mirror.
+    Download(Download),
     /// Say what a model folder or an adapter's file is, what it needs, and all that is wrong with it.
     Inspect(Inspect),
     /// Make one video from the command line.
@@ -78,7 +85,11 @@ pub enum Command {
     /// Print the OpenAPI description of the HTTP interface.
     Openapi,
     /// Print the configuration that the layers come to, or say what is wrong with it.
-    CheckConfig,
+    CheckConfig {
+        /// Print a table in Markdown of every key there is, its default and its meaning instead.
+        #[arg(long)]
+        table: bool,
+    },
 }
 
 /// What the process is connected to.
@@ -109,6 +120,9 @@ impl Cli {
                 self.set.push(("model.device".to_owned(), devices.join(",")));
             }
         }
+        if let Command::Download(Download { endpoint: Some(endpoint), .. }) = &self.command {
+            self.set.push(("hub.endpoint".to_owned(), endpoint.clone()));
+        }
         match &self.command {
             Command::Openapi => return Ok(write!(stdio.stdout, "{}", api::openapi_yaml())?),
             Command::Selftest(selftest) => return selftest.run(&mut stdio.stdout),
@@ -116,20 +130,26 @@ impl Cli {
             Command::Inspect(inspect) => return inspect.run(&mut stdio.stdout),
             _ => {}
         }
-        let config = Config::load(&LoadOptions { file: self.config, overrides: self.set }, environment);
+        let environment: Vec<(OsString, OsString)> = environment.into_iter().collect();
+        let options = LoadOptions { file: self.config, overrides: self.set };
+        let config = Config::load(&options, environment.iter().cloned());
         if let Command::Doctor(doctor) = &self.command {
-            return doctor.run(config, &mut stdio.stdout);
+            return doctor.run(config, &environment, &mut stdio.stdout);
         }
         let config = config?;
+        let files = ModelFiles::new(&config.hub.endpoint, &environment);
         match self.command {
-            Command::Serve { start_paused, .. } => serve::run(config, start_paused)?,
+            Command::Serve { start_paused, .. } => serve::run(config, &files, start_paused)?,
+            Command::Health => block_on(health::run(&config, &mut stdio.stdout))?,
             Command::Keys(keys) => keys.run(&config, &mut stdio.stdout)?,
             Command::Backup(backup) => block_on(backup.run(&config, &mut stdio.stdout))?,
             Command::Restore(restore) => block_on(restore.run(&config, &mut stdio.stdout))?,
             Command::Migrate(migrate) => block_on(migrate.run(&config, &mut stdio.stdout))?,
-            Command::Generate(generate) => generate.run(config, &mut stdio.stdout)?,
-            Command::Tokenize(tokenize) => tokenize.run(config, stdio.stdin, &mut stdio.stdout)?,
-            Command::CheckConfig => write!(stdio.stdout, "{}", config.to_toml()?)?,
+            Command::Download(download) => download.run(&files, &mut stdio.stdout)?,
+            Command::Generate(generate) => generate.run(config, &files, &mut stdio.stdout)?,
+            Command::Tokenize(tokenize) => tokenize.run(config, &files, stdio.stdin, &mut stdio.stdout)?,
+            Command::CheckConfig { table: true } => write!(stdio.stdout, "{}", table::markdown())?,
+            Command::CheckConfig { table: false } => write!(stdio.stdout, "{}", config.to_toml()?)?,
             Command::Openapi
             | Command::Selftest(_)
             | Command::Bench(_)

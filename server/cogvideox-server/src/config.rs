@@ -7,6 +7,7 @@
 mod device;
 mod layers;
 mod sections;
+pub(crate) mod table;
 
 use std::{
     collections::BTreeMap,
@@ -40,6 +41,8 @@ pub struct Config {
     pub model: Model,
     /// Further models, by their names in requests.
     pub models: BTreeMap<String, NamedModel>,
+    /// Where models come from.
+    pub hub: Hub,
     /// The job table.
     pub queue: Queue,
     /// How long a worker keeps at a video.

@@ -12,6 +12,7 @@ use clap::Args;
 
 use crate::cli::block_on;
 use crate::config::{self, Config};
+use crate::model_files::{ModelFiles, Place, Variables};
 
 /// How to show it.
 #[derive(Debug, Args)]
@@ -59,9 +60,17 @@ impl Doctor {
     ///
     /// # Errors
     /// How many things are wrong.
-    pub(crate) fn run(&self, config: config::Result<Config>, out: &mut impl Write) -> anyhow::Result<()> {
+    pub(crate) fn run(
+        &self,
+        config: config::Result<Config>,
+        environment: &Variables,
+        out: &mut impl Write,
+    ) -> anyhow::Result<()> {
         let findings = match config {
-            Ok(config) => examine(&config)?,
+            Ok(config) => {
+                let files = ModelFiles::new(&config.hub.endpoint, environment);
+                examine(config, &files)?
+            }
             Err(error) => vec![Finding::error(
                 "configuration",
                 error.to_string(),
@@ -98,9 +107,20 @@ impl Doctor {
     }
 }
 
-fn examine(config: &Config) -> anyhow::Result<Vec<Finding>> {
+fn examine(mut config: Config, files: &ModelFiles) -> anyhow::Result<Vec<Finding>> {
     let mut findings = vec![Finding::ok("configuration", "every key is known and in range")];
-    findings.extend(machine::model(&config.model));
+    match files.find(&config.model.path) {
+        Place::OnHub(repo) => findings.push(Finding::warning(
+            "model",
+            format!("{repo}: not here, or not whole"),
+            "cogvideox-server download MODEL fetches it now; else the first start does, and is not ready until then",
+        )),
+        Place::Here(path) => {
+            config.model.path = path;
+            findings.push(machine::model(&config.model));
+        }
+    }
+    let config = &config;
     findings.extend(machine::devices(&config.model));
     findings.extend(data::folder(config));
     findings.extend(block_on(data::database(config))?);

@@ -3,6 +3,7 @@
 //! The same pipeline and the same encoder as the server's, with progress on stderr. Where the API refuses a size or
 //! frame count that the model was not trained for, this warns and runs it.
 
+use std::fmt::Write as _;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -12,20 +13,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, bail};
 use candle_core::{Device, Tensor};
 use clap::Args;
-use cogvideox::image::load_rgb;
+use cogvideox::image::RgbImage;
 use cogvideox::lora::{LoraAdapter, LoraChoice};
 use cogvideox::scheduler::SchedulerKind;
 use cogvideox::{Event, GenerationParams, ModelDefaults, VideoFrames};
+use queue::OutputFile;
+use sha2::{Digest as _, Sha256};
 
 use crate::config::{self, Config, ModelPath};
+use crate::download::{Extent, available};
 use crate::dump::Dump;
 use crate::model::{Loaded, ModelSource};
+use crate::model_files::ModelFiles;
 use crate::terminal::{Progress, Update};
 
 /// Generate one video from the command line.
 #[derive(Debug, Args)]
 pub struct Generate {
-    /// A model folder in diffusers' layout, or "demo"; the configured model if not given.
+    /// A model folder in diffusers' layout, a name or repository as `download` takes it, or "demo"; the configured model
+    /// if not given.
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// What the video shows.
@@ -76,7 +82,7 @@ pub struct Generate {
     /// Start from this tensor instead of drawing noise: FILE.safetensors:KEY, shape (1, f, c, h, w).
     #[arg(long, value_name = "FILE:KEY")]
     initial_latents: Option<String>,
-    /// An adapter (a file of diffusers, PEFT or SAT) and its strength, 1 if not given; several may be given. On a CPU only.
+    /// An adapter (a file of diffusers, PEFT or SAT) and its strength, 1 if not given; several may be given.
     #[arg(long, value_name = "FILE[=SCALE]")]
     lora: Vec<String>,
     /// Write the run's intermediate tensors to this safetensors file.
@@ -92,7 +98,12 @@ impl Generate {
     ///
     /// # Errors
     /// What stood in the way, in words for the user; also an interruption by Ctrl-C.
-    pub fn run(self, mut config: Config, stdout: &mut impl Write) -> anyhow::Result<()> {
+    pub(crate) fn run(
+        self,
+        mut config: Config,
+        files: &ModelFiles,
+        stdout: &mut impl Write,
+    ) -> anyhow::Result<()> {
         if let Some(path) = &self.model {
             config.model.path = ModelPath::from(path.clone());
         }
@@ -102,6 +113,7 @@ impl Generate {
             config.model.memory_limit_mib = limit.mib;
         }
         check_writable(&self.output)?;
+        config.model.path = available(files, &config.model.path, Extent::Whole)?;
         let source = ModelSource::new(&config.model);
         let interrupted = interrupted_by_ctrl_c()?;
 
@@ -109,7 +121,8 @@ impl Generate {
         progress.update(Update::Stage("load_model"));
         let Loaded { pipeline, memory, .. } = source.load()?;
         let defaults = &pipeline.description().defaults;
-        let params = self.params(defaults, config.model.vae_tiling)?;
+        let image = self.image.as_deref().map(read_image).transpose()?;
+        let params = self.params(defaults, image.as_ref(), config.model.vae_tiling)?;
         for warning in warnings(&params, defaults).into_iter().chain(source.notice()) {
             note(&format!("warning: {warning}"));
         }
@@ -138,7 +151,7 @@ impl Generate {
         let metadata = config
             .video
             .metadata
-            .then(|| worker::provenance(&video_params(&params, defaults.fps), &source.id(), false));
+            .then(|| worker::provenance(&video_params(&params, image, defaults.fps), &source.id(), false));
         let options = media::EncodeOptions { fps: defaults.fps, quality: config.video.quality, metadata };
         write_mp4(&self.output, video, &options)?;
         drop(progress);
@@ -146,11 +159,16 @@ impl Generate {
         Ok(())
     }
 
-    fn params(&self, defaults: &ModelDefaults, vae_tiling: bool) -> anyhow::Result<GenerationParams> {
+    fn params(
+        &self,
+        defaults: &ModelDefaults,
+        image: Option<&(RgbImage, OutputFile)>,
+        vae_tiling: bool,
+    ) -> anyhow::Result<GenerationParams> {
         Ok(GenerationParams {
             prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone(),
-            image: self.image.as_deref().map(load_rgb).transpose()?,
+            image: image.map(|(image, _)| image.clone()),
             height: self.height.unwrap_or(defaults.height),
             width: self.width.unwrap_or(defaults.width),
             num_frames: self.num_frames.unwrap_or(defaults.num_frames),
@@ -222,6 +240,19 @@ fn read_latents(argument: &str) -> anyhow::Result<Tensor> {
     tensors.remove(key).with_context(|| format!("--initial-latents: {file} holds no tensor {key:?}"))
 }
 
+/// The picture in a file, and the file as a video of the server's has it.
+fn read_image(path: &Path) -> anyhow::Result<(RgbImage, OutputFile)> {
+    let content = std::fs::read(path).with_context(|| format!("--image: {}", path.display()))?;
+    let image = RgbImage::decode(&content).with_context(|| format!("--image: {}", path.display()))?;
+    let sha256 = Sha256::digest(&content).iter().fold(String::new(), |mut text, byte| {
+        // A string takes any write.
+        let _ = write!(text, "{byte:02x}");
+        text
+    });
+    let key = path.to_string_lossy().into_owned();
+    Ok((image, OutputFile { key, bytes: content.len() as u64, sha256 }))
+}
+
 /// `FILE[=SCALE]`; what follows the last `=` is the scale if it is a number, else part of the file's name.
 fn read_lora(argument: &str) -> anyhow::Result<LoraChoice> {
     let split = argument.rsplit_once('=').and_then(|(file, scale)| Some((file, scale.parse().ok()?)));
@@ -243,7 +274,11 @@ fn check_writable(output: &Path) -> anyhow::Result<()> {
 }
 
 /// The parameters as a video of the server's has them.
-fn video_params(params: &GenerationParams, fps: u32) -> queue::VideoParams {
+fn video_params(
+    params: &GenerationParams,
+    image: Option<(RgbImage, OutputFile)>,
+    fps: u32,
+) -> queue::VideoParams {
     queue::VideoParams {
         prompt: params.prompt.clone(),
         negative_prompt: params.negative_prompt.clone(),
@@ -256,7 +291,15 @@ fn video_params(params: &GenerationParams, fps: u32) -> queue::VideoParams {
         use_dynamic_cfg: params.use_dynamic_cfg,
         scheduler: params.scheduler.to_string(),
         seed: params.seed,
+        lora: params.lora.iter().map(lora_of_video).collect(),
+        image: image.map(|(_, file)| file),
     }
+}
+
+/// An adapter as a video of the server's has it: named by its file.
+fn lora_of_video(LoraChoice { adapter, scale }: &LoraChoice) -> queue::Lora {
+    let name = adapter.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    queue::Lora { name, scale: *scale, sha256: adapter.digest().to_owned() }
 }
 
 fn write_mp4(path: &Path, video: VideoFrames, options: &media::EncodeOptions) -> anyhow::Result<()> {

@@ -2,21 +2,26 @@
 //!
 //! A library so that tests can reach them. It joins the other crates and holds no logic of theirs.
 
+mod adapters;
+mod arrivals;
 mod backup;
 mod bench;
 pub mod cli;
 pub mod config;
 mod doctor;
 mod door;
+mod download;
 mod dump;
 mod generate;
 pub mod gpu;
+mod health;
 mod http_server;
 mod inspect;
 mod keys;
 mod measurements;
 mod migrate;
 mod model;
+mod model_files;
 mod model_set;
 mod prompts;
 mod retention;
@@ -27,4 +32,5 @@ pub mod terminal;
 mod tokenize;
 #[cfg(feature = "otel")]
 mod traces;
+pub mod transfer;
 mod webhooks;

@@ -11,12 +11,15 @@ use anyhow::bail;
 use api::{FrameLattice, ModelCard, Size, StepRule};
 use candle_core::{DType, Device};
 use cogvideox::gpu::{ChosenPlan, GpuOptions, MemoryPlan, Precision};
+use cogvideox::image::RgbImage;
+use cogvideox::lora::LoraChoice;
 use cogvideox::scheduler::SchedulerKind;
 use cogvideox::{Checkpoint, CogVideoXPipeline, Event, GenerationParams, ModelDescription};
 use queue::VideoParams;
-use worker::{DenoiseState, GenerateError, Generated, Generator, Picture, Progress, Request};
+use worker::{DenoiseState, GenerateError, Generated, Picture, Progress, Request};
 
 use crate::config::{self, DeviceSpec, Model, ModelPath};
+use crate::model_files::folder_name;
 use crate::{gpu, measurements};
 
 /// What a user of the demo model must know.
@@ -143,13 +146,13 @@ impl ModelSource {
         matches!(self.path, ModelPath::Demo).then(|| DEMO_NOTICE.to_owned())
     }
 
-    /// The name in requests: the folder's.
+    /// The name in requests: the folder's, or the repository's that it comes from.
     pub(crate) fn id(&self) -> String {
         match &self.path {
             ModelPath::Demo => DEMO_ID.to_owned(),
             ModelPath::Folder(dir) => {
                 let dir = dir.canonicalize().unwrap_or_else(|_| dir.clone());
-                dir.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+                folder_name(&dir).unwrap_or_else(|| "model".to_owned())
             }
         }
     }
@@ -232,14 +235,22 @@ impl PipelineGenerator {
     }
 
     /// The pipeline as the next video needs it. On a GPU, low memory is the smallest plan, for which the model is
-    /// loaded anew; the first video that is not tried in low memory has it loaded back.
-    fn pipeline(&mut self, low_memory: bool) -> Result<&CogVideoXPipeline, GenerateError> {
+    /// loaded anew; the first video that is not tried in low memory has it loaded back. Either is told as loading.
+    fn pipeline(
+        &mut self,
+        low_memory: bool,
+        on_progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<&CogVideoXPipeline, GenerateError> {
         let smallest = MemoryPlan::candidates().last().copied();
         let wanted = if low_memory { self.plan.and(smallest) } else { self.plan };
         // Taken: the old pipeline's memory is free before the new one's is asked for.
         let pipeline = match (self.pipeline.take(), wanted) {
             (Some(pipeline), wanted) if pipeline.memory_plan() == wanted.as_ref() => pipeline,
             (old, Some(plan)) => {
+                if on_progress(Progress::LoadModel).is_break() {
+                    self.pipeline = old;
+                    return Err(GenerateError::Interrupted);
+                }
                 drop(old);
                 tracing::info!(%plan, "loading the model with another memory plan");
                 self.source.load_again(&self.gpus, plan).map_err(load_error)?
@@ -249,20 +260,25 @@ impl PipelineGenerator {
         };
         Ok(self.pipeline.insert(pipeline))
     }
-}
 
-impl Generator for PipelineGenerator {
-    fn generate(
+    /// Makes a video with these adapters.
+    ///
+    /// # Errors
+    /// As [`worker::Generator::generate`].
+    pub(crate) fn generate(
         &mut self,
         request: &Request<'_>,
+        lora: Vec<LoraChoice>,
         on_progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Generated, GenerateError> {
-        let params = generation_params(request.params, self.vae_tiling || request.low_memory)?;
+        let tiling = self.vae_tiling || request.low_memory;
+        let image = request.image.map(RgbImage::decode).transpose().map_err(generate_error)?;
+        let params = GenerationParams { image, lora, ..generation_params(request.params, tiling)? };
         let checkpoint =
             request.checkpoint.map(Checkpoint::from_bytes).transpose().map_err(generate_error)?;
         reset_peak_memory(&self.gpus);
         let video = self
-            .pipeline(request.low_memory)?
+            .pipeline(request.low_memory, on_progress)?
             .generate(&params, checkpoint.as_ref(), &mut |event| report(&event, on_progress))
             .map_err(generate_error)?;
         let peak_memory_bytes = peak_memory_bytes(&self.gpus);
@@ -362,7 +378,7 @@ fn generate_error(error: cogvideox::Error) -> GenerateError {
         cogvideox::Error::InvalidParams { .. } => GenerateError::InvalidParams(error.to_string()),
         cogvideox::Error::Checkpoint(_) => GenerateError::BadCheckpoint(error.to_string()),
         cogvideox::Error::NanLatents { .. } => GenerateError::NanLatents(error.to_string()),
-        cogvideox::Error::Device(device::Error::OutOfMemory { .. }) => {
+        cogvideox::Error::Device(device::Error::OutOfMemory(_)) => {
             GenerateError::OutOfMemory(error.to_string())
         }
         cogvideox::Error::Device(device::Error::Lost(_)) => GenerateError::DeviceLost(error.to_string()),

@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     ops::ControlFlow,
     path::Path,
+    sync::Arc,
     time::Instant,
 };
 
@@ -14,8 +15,10 @@ use api::{CountTokens, ModelCard, ModelCatalog};
 use cogvideox::Tokenizer;
 use worker::{GenerateError, Generated, Generator, Progress, Request};
 
+use crate::adapters::{AdapterCache, AdapterFolder, AdapterOffer};
 use crate::config::{Config, DeviceSpec};
 use crate::model::{ModelSource, PipelineGenerator, load_error};
+use crate::model_files::name_in_requests;
 
 /// The longest name of a model, in bytes.
 const MAX_NAME_BYTES: usize = 128;
@@ -31,19 +34,23 @@ pub(crate) struct ModelSet {
     vae_tiling: bool,
     /// Whether pictures of running videos are wanted.
     previews: bool,
+    /// The folder of adapters, and those that are in memory; none where none are offered.
+    adapters: Option<(Arc<AdapterFolder>, Arc<AdapterCache>)>,
 }
 
 /// What the API is told of the models.
 pub(crate) struct Offer {
     pub(crate) catalog: ModelCatalog,
     pub(crate) tokens: ModelTokens,
+    /// None where none are offered.
+    pub(crate) adapters: Option<AdapterOffer>,
 }
 
 impl ModelSet {
     /// As configured, on the first of the devices.
     ///
     /// # Errors
-    /// A name that is none, or that two models have.
+    /// A name that is none, or that two models have; a folder of adapters that cannot be read.
     pub(crate) fn new(config: &Config) -> anyhow::Result<Self> {
         let first = ModelSource::new(&config.model);
         let mut models = vec![(first.id(), first.clone())];
@@ -62,6 +69,7 @@ impl ModelSet {
             keep_loaded: config.model.keep_loaded.get() as usize,
             vae_tiling: config.model.vae_tiling,
             previews: config.worker.previews,
+            adapters: adapters(&config.model.lora_dir)?,
         })
     }
 
@@ -76,14 +84,17 @@ impl ModelSet {
     /// # Errors
     /// The file that is not as its model needs it.
     pub(crate) fn offer(&self) -> anyhow::Result<Offer> {
-        let (mut cards, mut tokenizers) = (Vec::new(), HashMap::new());
+        let (mut cards, mut tokenizers, mut configs) = (Vec::new(), HashMap::new(), Vec::new());
         for (name, source) in &self.models {
             let description = source.describe().with_context(|| format!("model {name}"))?;
             cards.push(ModelCard { id: name.clone(), ..source.card(&description) });
             tokenizers.insert(name.clone(), description.tokenizer);
+            configs.push((name.clone(), description.transformer));
         }
         let default = cards.remove(0);
-        Ok(Offer { catalog: ModelCatalog::new(default, cards), tokens: ModelTokens(tokenizers) })
+        let adapters =
+            self.adapters.as_ref().map(|(folder, _)| AdapterOffer::new(Arc::clone(folder), configs));
+        Ok(Offer { catalog: ModelCatalog::new(default, cards), tokens: ModelTokens(tokenizers), adapters })
     }
 
     fn names(&self) -> String {
@@ -92,12 +103,23 @@ impl ModelSet {
     }
 }
 
-/// What `--model` stands for in the configuration: the first is the default, further ones have their folders' names.
+/// A folder of adapters, if there is to be one.
+fn adapters(dir: &Path) -> anyhow::Result<Option<(Arc<AdapterFolder>, Arc<AdapterCache>)>> {
+    if dir.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let folder = AdapterFolder::open(dir).with_context(|| format!("model.lora_dir: {}", dir.display()))?;
+    let folder = Arc::new(folder);
+    Ok(Some((Arc::clone(&folder), Arc::new(AdapterCache::new(folder)))))
+}
+
+/// What `--model` stands for in the configuration: the first is the default, further ones have their folders' or
+/// repositories' names.
 pub(crate) fn keys_of_paths(paths: &[String]) -> impl Iterator<Item = (String, String)> {
     paths.iter().enumerate().map(|(number, path)| {
-        let key = match (number, Path::new(path).file_name()) {
+        let key = match (number, name_in_requests(Path::new(path))) {
             (0, _) => "model.path".to_owned(),
-            (_, Some(name)) => format!("models.{}.path", name.to_string_lossy()),
+            (_, Some(name)) => format!("models.{name}.path"),
             (_, None) => format!("models.{number}.path"),
         };
         (key, path.clone())
@@ -197,7 +219,15 @@ impl Generator for SwappingGenerator {
         if on_progress(Progress::CheckPoint).is_break() {
             return Err(GenerateError::Interrupted);
         }
-        generator.generate(request, on_progress)
+        let lora = match (&self.set.adapters, request.params.lora.as_slice()) {
+            (_, []) => Vec::new(),
+            (Some((_, cache)), lora) => cache.load(lora)?,
+            (None, _) => {
+                let message = "adapters are not offered any more: model.lora_dir is empty";
+                return Err(GenerateError::LoraNotAvailable(message.to_owned()));
+            }
+        };
+        generator.generate(request, lora, on_progress)
     }
 
     fn loaded(&self) -> Vec<String> {

@@ -58,6 +58,11 @@ impl Keeper {
             }
         }
         let history_ms = i64::from(self.rules.history_days.get()) * 24 * HOUR_MS;
+        let age_ms = match self.rules.max_age_hours {
+            0 => history_ms,
+            hours => i64::from(hours) * HOUR_MS,
+        };
+        self.remove(self.queue.expire_images(now_ms - age_ms).await?, "failed long ago").await;
         self.queue.prune(now_ms - history_ms).await?;
         self.remove_checkpoints().await
     }
@@ -78,7 +83,7 @@ impl Keeper {
     async fn remove(&self, expired: Vec<Video>, rule: &str) -> bool {
         for video in &expired {
             tracing::info!(job.id = %video.id, rule, "video expired");
-            for file in video.output.iter().flat_map(queue::Output::files) {
+            for file in video.files() {
                 if let Err(error) = self.store.delete(&file.key).await {
                     tracing::warn!(job.id = %video.id, key = file.key, %error, "an expired file stays until the next start");
                 }

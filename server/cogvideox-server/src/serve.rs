@@ -1,7 +1,8 @@
 //! `cogvideox-server serve`: opens the data folder, starts a worker for each device and answers HTTP until a signal.
 //!
 //! The order matters: what an earlier process left is put right before the workers start, the socket is bound before
-//! the model is read (so that `/readyz` can say "loading"), and on a signal the door closes before the workers stop.
+//! the model is read or its weights are fetched (so that `/readyz` can say "loading"), and on a signal the door closes
+//! before the workers stop.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -13,12 +14,14 @@ use outbound::{Limits, Resolver, WebhookSecret, WebhookSender};
 use queue::{KeyLimits, Queue, QueueOptions, SystemClock};
 use store::VideoStore;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use worker::{Readiness, WorkerConfig};
 
+use crate::arrivals::{self, Arrival, Arrivals};
 use crate::config::{Config, DeviceSpec};
+use crate::model_files::ModelFiles;
 use crate::model_set::{ModelSet, SwappingGenerator};
 use crate::{door, http_server, measurements, retention, webhooks};
 
@@ -43,16 +46,19 @@ const CONNECTIONS_WAIT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// What keeps it from starting, a socket that breaks, or the last worker's failure.
-pub(crate) fn run(config: Config, start_paused: bool) -> anyhow::Result<()> {
+pub(crate) fn run(config: Config, files: &ModelFiles, start_paused: bool) -> anyhow::Result<()> {
     // Ends after the runtime, so that it hears of all that ends with that.
     let _telemetry = crate::telemetry::init(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(config, start_paused))
+    runtime.block_on(serve(config, files, start_paused))
 }
 
-async fn serve(config: Config, start_paused: bool) -> anyhow::Result<()> {
+async fn serve(mut config: Config, files: &ModelFiles, start_paused: bool) -> anyhow::Result<()> {
     raise_open_files();
     let recorder = measurements::install()?;
+    let mut signals = StopSignal::listen()?;
+    let arrivals = Arrivals::begin(files, &mut config, &mut signals).await?;
+    let arrival = arrivals.subscribe();
     let models = ModelSet::new(&config)?;
     let offer = models.offer()?;
     let data = Data::open(&config).await?;
@@ -70,17 +76,27 @@ async fn serve(config: Config, start_paused: bool) -> anyhow::Result<()> {
         }
         tracing::info!(model = card.id, dtype = card.dtype, "model offered");
     }
+    if let Some(adapters) = offer.adapters.clone() {
+        // Read before somebody waits for it.
+        tokio::task::spawn_blocking(move || {
+            let names: Vec<String> =
+                adapters.adapters_of("").into_iter().map(|adapter| adapter.name).collect();
+            tracing::info!(?names, "adapters offered");
+        });
+    }
     tracing::info!(address = %listener.local_addr()?, "listening");
-    let background = background(&config, &data)?;
+    let mut background = background(&config, &data)?;
+    background.spawn(arrivals.finish());
     let devices = config.model.device.iter().enumerate();
     let workers = worker::start(
         worker_config(&config),
         &data.queue,
         &worker::Stores { videos: data.store.clone(), checkpoints: data.checkpoints.clone() },
-        devices.map(|(number, device)| worker_device(number, *device, &models)).collect(),
+        devices.map(|(number, device)| worker_device(number, *device, &models, &arrival)).collect(),
     )?;
-    let state =
-        door::state(door::Parts { config: &config, data: &data, offer, recorder, workers: &workers })?;
+    let parts =
+        door::Parts { config: &config, data: &data, offer, recorder, workers: &workers, arrival: &arrival };
+    let state = door::state(parts)?;
 
     let router = api::router(state);
     #[cfg(feature = "otel")]
@@ -93,13 +109,13 @@ async fn serve(config: Config, start_paused: bool) -> anyhow::Result<()> {
         let _ = stopped.wait_for(|stop| *stop).await;
     }));
     let failure = tokio::select! {
-        result = stop_signal() => { result?; None }
+        () = signals.next() => None,
         // A supervisor's fresh start is worth more than a server that only refuses, or whose GPU is held by a thread
         // that never comes back. What other workers have in hand is parked first, as at any stop.
         reason = failure(workers.ready.clone()) => Some(reason),
     };
     tracing::info!("stopping; a second signal ends the process at once");
-    tokio::spawn(exit_at_second_signal());
+    tokio::spawn(exit_at_second_signal(signals));
     // The workers first tell the door, through the health, that they take no more.
     let grace = Duration::from_secs(config.server.shutdown_grace_seconds.into());
     workers.shutdown(grace).await;
@@ -142,7 +158,7 @@ impl Data {
         };
         let queue = Queue::open(&dir.join(QUEUE_FILE), Arc::new(SystemClock), options).await?;
         let store = VideoStore::open(&dir.join(VIDEOS_DIR)).await?;
-        let known: HashSet<String> = queue.output_keys().await?.into_iter().collect();
+        let known: HashSet<String> = queue.file_keys().await?.into_iter().collect();
         let swept = store.sweep(known).await?;
         let checkpoints = VideoStore::open(&dir.join(CHECKPOINTS_DIR)).await?;
         let known = queue.unsettled().await?.into_iter().map(worker::checkpoint_key).collect();
@@ -215,15 +231,20 @@ fn worker_config(config: &Config) -> WorkerConfig {
     }
 }
 
-/// A device, with what loads the default model there; that is called on the worker's thread.
+/// A device, with what loads the default model there once the files of all are here; that is called on the worker's
+/// thread.
 fn worker_device(
     number: usize,
     device: DeviceSpec,
     models: &ModelSet,
+    arrival: &watch::Receiver<Arrival>,
 ) -> worker::Device<impl FnMut() -> Result<SwappingGenerator, String> + Send + 'static> {
-    let (name, models) = (device.to_string(), models.on(device));
+    let (name, models, mut arrival) = (device.to_string(), models.on(device), arrival.clone());
     let labels = BTreeMap::from([("worker", number.to_string()), ("device", name.clone())]);
-    let build = move || SwappingGenerator::load(&models, labels.clone()).map_err(|e| e.to_string());
+    let build = move || {
+        arrivals::wait(&mut arrival)?;
+        SwappingGenerator::load(&models, labels.clone()).map_err(|e| e.to_string())
+    };
     worker::Device { name, build }
 }
 
@@ -236,18 +257,28 @@ async fn failure(mut ready: watch::Receiver<Readiness>) -> String {
     }
 }
 
-async fn stop_signal() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        result = tokio::signal::ctrl_c() => result?,
-    }
-    Ok(())
+/// SIGTERM and SIGINT, from when this is made on: one that comes before somebody waits for it is not lost.
+pub(crate) struct StopSignal {
+    terminate: Signal,
+    interrupt: Signal,
 }
 
-async fn exit_at_second_signal() {
-    if stop_signal().await.is_ok() {
-        tracing::warn!("second signal: ending without handing the videos back; the next start does");
-        std::process::exit(130);
+impl StopSignal {
+    pub(crate) fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
+
+    /// Waits for the next one.
+    pub(crate) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+async fn exit_at_second_signal(mut signals: StopSignal) {
+    signals.next().await;
+    tracing::warn!("second signal: ending without handing the videos back; the next start does");
+    std::process::exit(130);
 }

@@ -172,16 +172,16 @@ impl Pace {
     }
 
     fn words(self, update: Update<'_>) -> String {
-        let seconds = self.remaining.as_secs_f64().round() as u64;
-        let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-        let eta = if hours > 0 {
-            format!("eta {hours}:{minutes:02}:{seconds:02}")
-        } else {
-            format!("eta {minutes}:{seconds:02}")
-        };
+        let eta = format!("eta {}", clock_words(self.remaining.as_secs_f64().round() as u64));
         match update {
             Update::Steps { .. } => format!("{:.2} s/step, {eta}", self.seconds_per_step),
             Update::Stage(_) | Update::Fraction { .. } => eta,
         }
     }
+}
+
+/// Such as `1:02:03` or `2:03`.
+pub(crate) fn clock_words(seconds: u64) -> String {
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
 }

@@ -8,12 +8,15 @@ use clap::Args;
 use cogvideox::ModelDescription;
 
 use crate::config::{Config, ModelPath};
+use crate::download::{Extent, available};
 use crate::model::ModelSource;
+use crate::model_files::ModelFiles;
 
 /// Read one JSON string a line on stdin and print its token ids.
 #[derive(Debug, Args)]
 pub struct Tokenize {
-    /// A model folder in diffusers' layout, or "demo"; the configured model if not given.
+    /// A model folder in diffusers' layout, a name or repository as `download` takes it, or "demo"; the configured model
+    /// if not given.
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
 }
@@ -29,10 +32,17 @@ impl Tokenize {
     ///
     /// # Errors
     /// A model folder without a usable tokenizer; a line that is not a JSON string, by its number.
-    pub fn run(self, mut config: Config, input: impl BufRead, output: &mut impl Write) -> anyhow::Result<()> {
+    pub(crate) fn run(
+        self,
+        mut config: Config,
+        files: &ModelFiles,
+        input: impl BufRead,
+        output: &mut impl Write,
+    ) -> anyhow::Result<()> {
         if let Some(path) = self.model {
             config.model.path = ModelPath::from(path);
         }
+        config.model.path = available(files, &config.model.path, Extent::Small)?;
         let ModelDescription { tokenizer, max_prompt_tokens, .. } =
             ModelSource::new(&config.model).describe()?;
         for (index, line) in input.lines().enumerate() {

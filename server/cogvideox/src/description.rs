@@ -5,12 +5,12 @@
 
 use std::path::Path;
 
+use crate::Result;
 use crate::params::{ModelDefaults, ModelForm};
-use crate::pipeline_config::{PipelineClass, PipelineIndex, read_config};
+use crate::pipeline_config::{PipelineClass, PipelineIndex};
 use crate::scheduler::Scheduler;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::TransformerConfig;
-use crate::{Error, Result};
 
 /// A model's small parts.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub struct ModelDescription {
     pub scheduler: Scheduler,
     /// Tokens that a prompt is padded or truncated to.
     pub max_prompt_tokens: usize,
+    /// The transformer's configuration, which adapters must fit.
+    pub transformer: TransformerConfig,
 }
 
 impl ModelDescription {
@@ -34,9 +36,7 @@ impl ModelDescription {
     /// The file and the key that is not as the model needs it.
     pub fn read(dir: &Path) -> Result<Self> {
         let index = PipelineIndex::read(dir)?;
-        let path = dir.join("transformer/config.json");
-        let config = read_config::<TransformerConfig>(&path, &["CogVideoXTransformer3DModel"])?.config;
-        config.check().map_err(|message| Error::config(&path, message))?;
+        let config = TransformerConfig::load(&dir.join("transformer/config.json"))?;
         let tokenizer = Tokenizer::load(&dir.join("tokenizer"))?;
         let scheduler = Scheduler::load(&dir.join("scheduler"))?.with_kind(index.scheduler);
         Ok(Self::new(index.class, &config, tokenizer, scheduler))
@@ -50,6 +50,13 @@ impl ModelDescription {
     ) -> Self {
         let form = ModelForm::of(class, config);
         let defaults = ModelDefaults::of(form, config);
-        Self { form, defaults, tokenizer, scheduler, max_prompt_tokens: config.max_text_seq_length }
+        Self {
+            form,
+            defaults,
+            tokenizer,
+            scheduler,
+            max_prompt_tokens: config.max_text_seq_length,
+            transformer: config.clone(),
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use crate::gpu::demand::{self, Demand};
 use crate::gpu::{Configs, MemoryPlan, Precision, Residence};
 use crate::params::{ModelDefaults, ModelForm};
-use crate::pipeline_config::{PipelineIndex, read_config};
+use crate::pipeline_config::PipelineIndex;
 use crate::scheduler::Scheduler;
 use crate::text_encoder::read_t5_config;
 use crate::tokenizer::Tokenizer;
@@ -69,7 +69,7 @@ pub fn inspect(dir: &Path) -> Inspection {
     found.note(Tokenizer::load(&dir.join("tokenizer")));
     found.note(Scheduler::load(&dir.join("scheduler")));
     let text_encoder = found.note(read_t5_config(&dir.join("text_encoder/config.json")));
-    let transformer = found.note(read_transformer_config(dir));
+    let transformer = found.note(TransformerConfig::load(&dir.join("transformer/config.json")));
     let vae = found.note(VaeConfig::load(&dir.join("vae/config.json")));
 
     let demand = text_encoder.as_ref().and_then(|config| found.note(demand::text_encoder(config)));
@@ -90,13 +90,6 @@ pub fn inspect(dir: &Path) -> Inspection {
         found.memory = found.note(modes).unwrap_or_default();
     }
     found
-}
-
-fn read_transformer_config(dir: &Path) -> Result<TransformerConfig> {
-    let path = dir.join("transformer/config.json");
-    let config = read_config::<TransformerConfig>(&path, &["CogVideoXTransformer3DModel"])?.config;
-    config.check().map_err(|message| Error::config(&path, message))?;
-    Ok(config)
 }
 
 /// Everything on the device; the VAE in tiles and the text encoder streamed; everything streamed and split.

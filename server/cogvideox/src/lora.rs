@@ -2,8 +2,9 @@
 //!
 //! An adapter adds `scale * alpha / rank * up x down` to the weights of attention and feed-forward layers. Files of
 //! diffusers and PEFT name their tensors below `transformer.`; exports of SAT have the same names without it. The
-//! transformer's own weights stay as they are: a run merges what it needs into a copy of one layer at a time, so that
-//! adapters change from one video to the next without loading the model again, and any number is active at once.
+//! transformer's own weights stay as they are, so that adapters change from one video to the next without loading the
+//! model again, and any number is active at once: a CPU merges what it needs into a copy of one layer at a time, a GPU
+//! multiplies by the two factors beside the layer.
 //! Relies on candle for storage; must not know where a folder of adapters is or who asked for one.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -154,8 +155,13 @@ impl LoraAdapter {
         Ok(Self { path: path.to_owned(), digest: sha256(&bytes), layers })
     }
 
+    /// The file that it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The SHA-256 of the file in hexadecimal.
-    pub(crate) fn digest(&self) -> &str {
+    pub fn digest(&self) -> &str {
         &self.digest
     }
 
@@ -322,4 +328,40 @@ pub(crate) fn delta(choices: &[LoraChoice], block: usize, target: LoraTarget) ->
         });
     }
     Ok(sum)
+}
+
+/// What adapters add to layers that stand side by side, as one product `up x down` with the strengths in `up`.
+pub(crate) struct Factors {
+    /// The sum of all ranks.
+    pub(crate) rank: usize,
+    /// `(rank, in_features)`.
+    pub(crate) down: Vec<f32>,
+    /// `(out_features of all layers, rank)`.
+    pub(crate) up: Vec<f32>,
+}
+
+/// The factors of all that `choices` add to the layers `targets` of a block, which have one input and outputs of one
+/// size; none if nothing.
+pub(crate) fn factors(
+    choices: &[LoraChoice],
+    block: usize,
+    targets: &[LoraTarget],
+) -> Result<Option<Factors>> {
+    let (mut downs, mut ups) = (Vec::new(), Vec::new());
+    for (index, &target) in targets.iter().enumerate() {
+        for LoraChoice { adapter, scale } in choices {
+            let Some(layer) = adapter.layers.get(&(block, target)) else { continue };
+            let (outputs, after) = (layer.up.dim(0)?, targets.len() - 1 - index);
+            let up = (&layer.up * (scale * layer.strength))?;
+            downs.push(layer.down.clone());
+            // Zeros for the other layers' outputs.
+            ups.push(up.pad_with_zeros(0, index * outputs, after * outputs)?);
+        }
+    }
+    if downs.is_empty() {
+        return Ok(None);
+    }
+    let (down, up) = (Tensor::cat(&downs, 0)?, Tensor::cat(&ups, 1)?);
+    let values = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
+    Ok(Some(Factors { rank: down.dim(0)?, down: values(&down)?, up: values(&up)? }))
 }

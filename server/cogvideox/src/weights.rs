@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 
 pub(crate) use self::listing::{Listing, list};
 use crate::digest::hex;
+use crate::layout::Layout;
 use crate::noise::Generator;
 use crate::{Error, Result};
 
@@ -303,55 +304,35 @@ type Shards = BTreeMap<PathBuf, BTreeSet<String>>;
 
 /// The file or index of a component, and the files to map.
 fn locate(dir: &Path, stem: &str) -> Result<(PathBuf, Shards)> {
-    let single = dir.join(format!("{stem}.safetensors"));
-    if single.is_file() {
-        return Ok((single.clone(), BTreeMap::from([(single, BTreeSet::new())])));
-    }
-    let index = dir.join(format!("{stem}.safetensors.index.json"));
-    if index.is_file() {
-        let shards = read_index(&index)?;
-        return Ok((index, shards));
-    }
-    locate_variant(dir, stem)
-}
-
-/// A folder that holds only one precision variant, e.g. `diffusion_pytorch_model.fp16.safetensors`.
-fn locate_variant(dir: &Path, stem: &str) -> Result<(PathBuf, Shards)> {
-    let entries = std::fs::read_dir(dir).map_err(|source| Error::io(dir, source))?;
-    let mut found = BTreeSet::new();
-    for entry in entries {
-        let name = entry.map_err(|source| Error::io(dir, source))?.file_name().to_string_lossy().into_owned();
-        let Some(rest) = name.strip_prefix(stem) else { continue };
-        // Shards ("-00001-of-00002") are reached through their index only.
-        let single = rest.starts_with('.') && rest.ends_with(".safetensors") && !rest.contains("-of-");
-        let index = rest.starts_with(".safetensors.index.")
-            && Path::new(rest).extension().is_some_and(|extension| extension == "json");
-        if single || index {
-            found.insert(dir.join(name));
+    let mut names = BTreeSet::new();
+    for entry in std::fs::read_dir(dir).map_err(|source| Error::io(dir, source))? {
+        let path = entry.map_err(|source| Error::io(dir, source))?.path();
+        if path.is_file()
+            && let Some(name) = path.file_name()
+        {
+            names.insert(name.to_string_lossy().into_owned());
         }
     }
-    let mut found = found.into_iter();
-    match (found.next(), found.next()) {
-        (Some(path), None) if path.extension().is_some_and(|e| e == "json") => {
-            let shards = read_index(&path)?;
-            Ok((path, shards))
-        }
-        (Some(path), None) => Ok((path.clone(), BTreeMap::from([(path, BTreeSet::new())]))),
-        (Some(first), Some(second)) => Err(Error::weights(
-            dir,
-            format!("expected one variant of {stem}, found {} and {}", first.display(), second.display()),
-        )),
-        (None, _) => {
-            let message =
-                format!("expected {stem}.safetensors or {stem}.safetensors.index.json, found neither");
-            Err(Error::weights(dir, message))
-        }
-    }
+    let layout = Layout::of(&names, stem).map_err(|message| Error::weights(dir, message))?;
+    let path = dir.join(layout.file_name());
+    let shards = match layout {
+        Layout::Single(_) => BTreeMap::from([(path.clone(), BTreeSet::new())]),
+        Layout::Sharded(_) => read_index(&path)?,
+    };
+    Ok((path, shards))
 }
 
 #[derive(serde::Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,
+}
+
+/// The files that an index names.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Weights`] for one that is no index, empty, or names files elsewhere.
+pub(crate) fn shard_paths(index: &Path) -> Result<Vec<PathBuf>> {
+    Ok(read_index(index)?.into_keys().collect())
 }
 
 fn read_index(path: &Path) -> Result<Shards> {

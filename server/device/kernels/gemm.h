@@ -15,6 +15,7 @@ struct Args {
   Global<const float> column_scales;   // [n], or absent
   uint32_t m, n, k;
   uint32_t gelu;
+  uint32_t accumulate;                 // whether what is in the result is added before GELU
 };
 
 // What all sums of a column get.
@@ -30,9 +31,15 @@ DEVICE float row_scale(const Args& args, uint32_t row) {
   return args.row_scales.present() ? args.row_scales.load(row) : 1.0f;
 }
 
+// What the result holds, if that is to be added to.
 template <class T>
-DEVICE T finished(const Args& args, float sum, float row_scale, Column column) {
-  float y = sum * row_scale * column.scale + column.bias;
+DEVICE float held(const Args& args, uint32_t row, uint32_t column) {
+  return args.accumulate ? to_f32(args.out.as<const T>().load(uint64_t(row) * args.n + column)) : 0.0f;
+}
+
+template <class T>
+DEVICE T finished(const Args& args, float sum, float row_scale, Column column, float held) {
+  float y = sum * row_scale * column.scale + column.bias + held;
   return from_f32<T>(args.gelu ? gelu_tanh(rounded<T>(y)) : y);
 }
 

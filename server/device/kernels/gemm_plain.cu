@@ -55,7 +55,8 @@ DEVICE void product(const gemm::Args& args) {
       uint32_t row = tile.row + down + 16 * i;
       if (row >= args.m) continue;
       float scale = gemm::row_scale(args, row);
-      out.store(uint64_t(row) * args.n + column, gemm::finished<T>(args, float(sums[i][j]), scale, finish));
+      float held = gemm::held<T>(args, row, column);
+      out.store(uint64_t(row) * args.n + column, gemm::finished<T>(args, float(sums[i][j]), scale, finish, held));
     }
   }
 }

@@ -123,8 +123,10 @@ DEVICE void finish(const gemm::Args& args, gemm::Tile tile, const Sum (&sums)[4]
       if (row >= args.m) continue;
       float scale = gemm::row_scale(args, row);
       const Sum(&four)[4] = sums[i / 2][j];
-      store_pair<T>(args, row, column, gemm::finished<T>(args, float(four[i % 2 * 2]), scale, left),
-                    gemm::finished<T>(args, float(four[i % 2 * 2 + 1]), scale, right));
+      float held_left = gemm::held<T>(args, row, column);
+      float held_right = column + 1 < args.n ? gemm::held<T>(args, row, column + 1) : 0.0f;
+      store_pair<T>(args, row, column, gemm::finished<T>(args, float(four[i % 2 * 2]), scale, left, held_left),
+                    gemm::finished<T>(args, float(four[i % 2 * 2 + 1]), scale, right, held_right));
     }
   }
 }

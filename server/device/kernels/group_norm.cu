@@ -1,6 +1,6 @@
 // Group normalisation over a chunk of frames, fused with what follows it in the autoencoder.
 //
-// First every block sums up its pixels, each thread its channels: `f32` sums of at most a hundred or so differences
+// A chunk comes in pieces of some frames. First every block sums up its pixels, each thread its channels: `f32` sums of at most a hundred or so differences
 // from one value of the group, so that little is lost, joined in `f64`. Then a block for each group makes a factor and
 // a summand for each channel. Last, normalising, condition and SiLU are one pass, rounding where the CPU rounds.
 // Sums are in a fixed order. All of it with V channels at once where channels are a multiple of V.
@@ -23,6 +23,8 @@ DEVICE Share share_of(uint32_t vectors, uint32_t vector_block) {
 
 struct MomentsArgs {
   Global<void_t> x;
+  // A pixel of the chunk's, from which differences are taken.
+  Global<void_t> origin;
   // [blocks in x, channels, 2]: sums of the differences from the group's first value, and of their squares.
   Global<double> partial;
   uint32_t pixels, channels, group_len, pixels_per_block;
@@ -36,7 +38,7 @@ DEVICE void moments(const MomentsArgs& args) {
   if (share.active) {
     float first[V], sum[V] = {}, squares[V] = {};
     for (int i = 0; i < V; i++)
-      first[i] = to_f32(x.load((share.vector * V + i) / args.group_len * args.group_len));
+      first[i] = to_f32(args.origin.as<const T>().load((share.vector * V + i) / args.group_len * args.group_len));
     uint32_t start = blockIdx.x * args.pixels_per_block, end = start + args.pixels_per_block;
     if (end > args.pixels) end = args.pixels;
     for (uint32_t pixel = start + share.lane; pixel < end; pixel += share.lanes) {
@@ -62,7 +64,7 @@ DEVICE void moments(const MomentsArgs& args) {
 }
 
 struct CoefficientsArgs {
-  Global<void_t> x, weight, bias;
+  Global<void_t> origin, weight, bias;
   Global<double> partial;
   // [2, channels]: factors, then summands.
   Global<float> out;
@@ -92,7 +94,7 @@ DEVICE void coefficients(const CoefficientsArgs& args) {
     sync_threads();
   }
   double count = double(args.pixels) * args.group_len, shifted = totals[0] / count;
-  double mean = shifted + to_f32(args.x.as<const T>().load(first));
+  double mean = shifted + to_f32(args.origin.as<const T>().load(first));
   double variance = fmax(totals[1] / count - shifted * shifted, 0.0);
   double inverse_std = 1.0 / sqrt(variance + args.eps);
   for (uint32_t i = me; i < args.group_len; i += THREADS) {
@@ -109,7 +111,9 @@ struct ApplyArgs {
   // [frames, height, width, 2 * channels] of the latents: factors, then summands; or absent.
   Global<void_t> condition;
   Global<void_t> out;
-  uint32_t frames, height, width, channels;
+  // The chunk's, and where in it x begins.
+  uint32_t frames, first_frame;
+  uint32_t height, width, channels;
   uint32_t latent_frames, latent_height, latent_width;
   // Blocks for a row, for all its pixels times for all its vectors of channels.
   uint32_t segments, pixels_per_thread;
@@ -139,7 +143,7 @@ DEVICE void apply(const ApplyArgs& args) {
   uint64_t row = (uint64_t(frame) * args.height + y) * args.width;
   uint64_t latent_row = 0;
   if (args.condition.present())
-    latent_row = (uint64_t(latent_of(frame, args.frames, args.latent_frames)) * args.latent_height +
+    latent_row = (uint64_t(latent_of(args.first_frame + frame, args.frames, args.latent_frames)) * args.latent_height +
                   y * args.latent_height / args.height) * args.latent_width;
   uint32_t first = blockIdx.x % args.segments * share.lanes * args.pixels_per_thread + share.lane;
   for (uint32_t i = 0; i < args.pixels_per_thread; i++) {

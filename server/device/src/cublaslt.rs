@@ -3,7 +3,8 @@
 //! The library thinks in columns: a row-major `y = x W^T` is its `y^T = W x^T`, so W is its A (transposed), x its B, y
 //! its D, and m and n change places. A plan (descriptors and an algorithm) is kept for each shape; the algorithm is
 //! the library's first proposal that works, or if so asked the fastest of its first, measured on the first product of
-//! that shape, which overwrites the result with itself. What the library refuses, some of it at the real product only, is no error but `false`: the
+//! that shape, which overwrites the result with itself; never so where the product is added to the result. What the
+//! library refuses, some of it at the real product only, before it writes anything, is no error but `false`: the
 //! caller has another way. Knows operands, not layers.
 
 mod descriptors;
@@ -12,9 +13,9 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Mutex, PoisonError};
 
-use cudarc::cublaslt::result::{self, CublasError};
+use cudarc::cublaslt::result;
 use cudarc::cublaslt::sys;
-use descriptors::{Descriptor, Handle, Layout, Preferences, check, is_refusal};
+use descriptors::{Descriptor, Handle, Layout, Preferences, check, done_or_refused};
 use sys::cublasLtMatmulDescAttributes_t as Attribute;
 use sys::cublasStatus_t as Status;
 
@@ -55,6 +56,8 @@ struct Key {
     input: Dtype,
     out: Dtype,
     bias: bool,
+    /// Whether the result is added to: its C is its D then.
+    accumulate: bool,
     activation: Activation,
     /// Whether rows and columns have scales.
     scaled: bool,
@@ -93,7 +96,7 @@ impl CublasLt {
     /// For the GPU that is the calling thread's.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] without the library, or with one of another major version.
+    /// [`Error::Unavailable`] without the library, or with one of another major version; [`Error::OutOfMemory`].
     pub(crate) fn new(measured: bool) -> Result<Self> {
         // SAFETY: it only tries to load the library.
         if !unsafe { sys::is_culib_present() } {
@@ -105,8 +108,11 @@ impl CublasLt {
             let message = format!("cuBLASLt: expected version {LEAST_VERSION} or newer, found {version}");
             return Err(Error::Unavailable(message));
         }
-        let handle = result::create_handle()
-            .map_err(|error| Error::Unavailable(format!("cuBLASLt {version}: cublasLtCreate: {error}")))?;
+        let handle =
+            result::create_handle().map_err(|error| match check::<()>("cublasLtCreate", Err(error)) {
+                Err(error) if error.is_of_device() => error,
+                _ => Error::Unavailable(format!("cuBLASLt {version}: cublasLtCreate: {error}")),
+            })?;
         Ok(Self { handle: Handle(handle), version, measured, plans: Mutex::default() })
     }
 
@@ -120,7 +126,7 @@ impl CublasLt {
     /// Multiplies; false if the library refuses, and then nothing is in the result that counts.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Lost`], [`Error::Call`].
+    /// [`Error::Shape`], [`Error::OutOfMemory`], [`Error::Lost`], [`Error::Call`].
     pub(crate) fn multiply(&self, cuda: &Cuda, product: &Product<'_>, workspace: &Tensor) -> Result<bool> {
         let key = Key::of(product)?;
         let operands = Operands { product, workspace };
@@ -137,8 +143,8 @@ impl CublasLt {
     }
 
     fn run(&self, cuda: &Cuda, plan: &Plan, operands: Operands<'_>) -> Result<bool> {
-        let (alpha, beta) = (1f32, 0f32);
         let Operands { product, workspace } = operands;
+        let (alpha, beta) = (1f32, if product.accumulate { 1f32 } else { 0f32 });
         let out = product.out.address() as *mut c_void;
         // SAFETY: the layouts describe the tensors (`Key::of` takes the sizes from them), which live until the stream
         // has done this work, as does the workspace: memory is given back in the stream's order.
@@ -162,15 +168,7 @@ impl CublasLt {
                 cuda.stream().cast(),
             )
         };
-        match outcome {
-            Ok(()) => Ok(true),
-            Err(CublasError(status)) if is_refusal(status) => Ok(false),
-            Err(error) => {
-                // A GPU that faulted says so here.
-                cuda.synchronize()?;
-                check("cublasLtMatmul", Err(error))
-            }
-        }
+        done_or_refused(check("cublasLtMatmul", outcome)).map_err(|error| cuda.examined(error))
     }
 
     /// The best way for a shape, after which its product is done; none if there is no way.
@@ -182,7 +180,7 @@ impl CublasLt {
             if !self.run(cuda, &plan, operands)? {
                 continue;
             }
-            if !self.measured {
+            if !self.measured || key.accumulate {
                 return Ok(Some(plan));
             }
             let ms = self.measure(cuda, &plan, operands)?;
@@ -240,10 +238,8 @@ impl CublasLt {
                 &raw mut count,
             )
         };
-        if status != Status::CUBLAS_STATUS_SUCCESS && !is_refusal(status) {
-            check("cublasLtMatmulAlgoGetHeuristic", Err(CublasError(status)))?;
-        }
-        let count = if status == Status::CUBLAS_STATUS_SUCCESS { count.max(0) as usize } else { 0 };
+        let outcome = check("cublasLtMatmulAlgoGetHeuristic", status.result());
+        let count = if done_or_refused(outcome)? { count.max(0) as usize } else { 0 };
         let usable =
             found.into_iter().take(count).filter(|found| found.state == Status::CUBLAS_STATUS_SUCCESS);
         Ok(usable.take(MEASURED).map(|found| found.algo))
@@ -270,6 +266,7 @@ impl Key {
             input: product.x.dtype(),
             out: product.out.dtype(),
             bias: product.bias.is_some(),
+            accumulate: product.accumulate,
             activation: product.activation,
             scaled: product.row_scales.is_some(),
             alignment_bytes: 1 << zeros.unwrap_or(0).min(BEST_ALIGNMENT_BYTES.trailing_zeros()),

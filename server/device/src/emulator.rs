@@ -75,11 +75,7 @@ impl Backend for Emulator {
         // SAFETY: the account never asks for 0 bytes.
         let pointer = unsafe { alloc(layout(bytes)) };
         if pointer.is_null() {
-            return Err(Error::OutOfMemory {
-                requested_bytes: bytes,
-                used_bytes: 0,
-                limit: "the host gives no more".to_owned(),
-            });
+            return Err(Error::out_of_memory(bytes, 0, "the host gives no more"));
         }
         // SAFETY: just allocated with this size.
         unsafe { pointer.write_bytes(UNWRITTEN, bytes) };

@@ -12,16 +12,10 @@ pub enum Error {
     /// There is no such device, or its driver or a library is missing or too old.
     #[error("{0}")]
     Unavailable(String),
-    /// The device's memory, or the limit set on it, is used up.
-    #[error("out of memory: {requested_bytes} bytes asked for, {used_bytes} in use, {limit}")]
-    OutOfMemory {
-        /// By the allocation that failed.
-        requested_bytes: usize,
-        /// By this process' tensors.
-        used_bytes: usize,
-        /// What bounds it, in words.
-        limit: String,
-    },
+    /// The device's memory, or the limit set on it, is used up: by an allocation for a tensor, which tells bytes, or by
+    /// one that the driver or a library makes for itself.
+    #[error("out of memory: {0}")]
+    OutOfMemory(String),
     /// The device faulted: nothing that this process asks of it will work again.
     #[error("the device is lost to this process: {0}")]
     Lost(String),
@@ -55,6 +49,22 @@ pub enum Error {
 }
 
 impl Error {
+    /// For an allocation of so many bytes; `limit` says what bounds it.
+    pub(crate) fn out_of_memory(
+        requested_bytes: usize,
+        used_bytes: usize,
+        limit: impl std::fmt::Display,
+    ) -> Self {
+        Self::OutOfMemory(format!("{requested_bytes} bytes asked for, {used_bytes} in use, {limit}"))
+    }
+
+    /// Whether this is about the device rather than about one way of doing the work: then no other way is tried, which
+    /// would hide it and make results depend on what else is in memory.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn is_of_device(&self) -> bool {
+        matches!(self, Self::OutOfMemory(_) | Self::Lost(_))
+    }
+
     pub(crate) fn shape(op: &'static str, message: impl Into<String>) -> Self {
         Self::Shape { op, message: message.into() }
     }

@@ -22,6 +22,8 @@ mod memory;
 pub mod ops;
 mod planner;
 pub mod selftest;
+#[cfg(feature = "cuda")]
+mod status;
 mod tensor;
 mod transfer;
 mod uploader;

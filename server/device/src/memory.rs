@@ -35,11 +35,7 @@ impl Account {
         let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if used > limit {
             self.give(bytes);
-            return Err(Error::OutOfMemory {
-                requested_bytes: bytes,
-                used_bytes: used - bytes,
-                limit: format!("limited to {limit}"),
-            });
+            return Err(Error::out_of_memory(bytes, used - bytes, format_args!("limited to {limit}")));
         }
         self.peak.fetch_max(used, Ordering::Relaxed);
         Ok(())

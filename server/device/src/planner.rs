@@ -28,11 +28,10 @@ impl Backend for Planner {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(bytes as u64));
         match taken {
             Ok(_) => Ok(self.next_address.fetch_add(bytes.next_multiple_of(512) as u64, Ordering::Relaxed)),
-            Err(free) => Err(Error::OutOfMemory {
-                requested_bytes: bytes,
-                used_bytes: self.total_bytes - free as usize,
-                limit: format!("the device has {}", self.total_bytes),
-            }),
+            Err(free) => {
+                let (used, total) = (self.total_bytes - free as usize, self.total_bytes);
+                Err(Error::out_of_memory(bytes, used, format_args!("the device has {total}")))
+            }
         }
     }
 

@@ -15,12 +15,16 @@ const USER_AGENT: &str = concat!("cogvideox-server/", env!("CARGO_PKG_VERSION"))
 /// A client that goes only where its caller sends it: it follows no redirect, asks no proxy, and adds no header of
 /// its own but its name.
 pub(crate) fn builder(connect_timeout: Duration) -> Result<ClientBuilder> {
+    Ok(proxied(connect_timeout)?.no_proxy())
+}
+
+/// The same but for a proxy, which is asked if the environment names one.
+pub(crate) fn proxied(connect_timeout: Duration) -> Result<ClientBuilder> {
     Ok(reqwest::Client::builder()
         .tls_backend_preconfigured(tls()?)
         .connect_timeout(connect_timeout)
         .redirect(redirect::Policy::none())
         .referer(false)
-        .no_proxy()
         .user_agent(USER_AGENT))
 }
 

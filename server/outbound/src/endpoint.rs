@@ -112,7 +112,7 @@ fn parse(config: &EndpointConfig<'_>) -> Result<Url> {
     Ok(url)
 }
 
-fn authorization(key: &Secret) -> Result<HeaderValue> {
+pub(crate) fn authorization(key: &Secret) -> Result<HeaderValue> {
     let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose())).map_err(|_| {
         Error::Invalid { field: "API key", why: "it holds characters that no HTTP header can".to_owned() }
     })?;

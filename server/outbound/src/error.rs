@@ -116,4 +116,87 @@ pub enum Error {
         /// Why.
         why: String,
     },
+    /// The hub has no such repository, revision or file.
+    #[error("{host} has no {what} (404): check the spelling, and the revision if one is named")]
+    NotOnHub {
+        /// The hub.
+        host: String,
+        /// What was asked for.
+        what: String,
+    },
+    /// The hub does not let it be read.
+    #[error("{host} does not let {what} be read ({status}): {advice}")]
+    HubRefused {
+        /// The hub.
+        host: String,
+        /// What was asked for.
+        what: String,
+        /// 401 or 403.
+        status: u16,
+        /// What to do.
+        advice: String,
+    },
+    /// The hub has had enough of us for now.
+    #[error(
+        "{host} is asked too often (429): try again in {seconds} seconds, or set HF_TOKEN, which may ask more"
+    )]
+    RateLimited {
+        /// The hub, or where its files lie.
+        host: String,
+        /// As it says itself, or "some".
+        seconds: String,
+    },
+    /// No call may be made.
+    #[error(
+        "{what} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it: unset that, or copy the model here"
+    )]
+    Offline {
+        /// What was asked for.
+        what: String,
+    },
+    /// The disk cannot take what is to be fetched.
+    #[error("{}: {needed_mib} MiB are needed, {free_mib} are free: make room, or set HF_HOME to another disk", dir.display())]
+    NoRoom {
+        /// Where it would lie.
+        dir: PathBuf,
+        /// What is still to be fetched.
+        needed_mib: u64,
+        /// What the disk has.
+        free_mib: u64,
+    },
+    /// A file is not what the hub says that it is, twice.
+    #[error(
+        "{path}: damaged on its way, also when fetched again: expected checksum {expected}, found {found}; try another endpoint or later"
+    )]
+    Damaged {
+        /// In the repository.
+        path: String,
+        /// In hexadecimal digits.
+        expected: String,
+        /// The same.
+        found: String,
+    },
+    /// A file is another one than it was at the beginning.
+    #[error("{path}: changed on the hub meanwhile; start the download again")]
+    Changed {
+        /// In the repository.
+        path: String,
+    },
+    /// Somebody else fetches the same file.
+    #[error("{path}: another process is fetching it; wait for that one, or end it")]
+    Busy {
+        /// In the repository.
+        path: String,
+    },
+    /// A file of the cache cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// On this machine.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The process ends.
+    #[error("stopped: {0}")]
+    Stopped(String),
 }

@@ -70,6 +70,8 @@ fn video(keys: &[KeyId], n: usize) -> NewVideo {
             use_dynamic_cfg: false,
             scheduler: "ddim".into(),
             seed: n as u64,
+            lora: Vec::new(),
+            image: None,
         },
         priority: i32::from(n.is_multiple_of(10)),
         prompt_tokens: 100,

@@ -55,6 +55,6 @@ pub use subscription::Subscription;
 pub use tokio_util::sync::CancellationToken;
 pub use upkeep::{DatabaseFile, Schema};
 pub use video::{
-    Enqueued, Finished, JobError, NewVideo, Output, OutputFile, Stage, State, Status, Submission, Timings,
-    Video, VideoId, VideoParams,
+    Enqueued, Finished, JobError, Lora, NewVideo, Output, OutputFile, Stage, State, Status, Submission,
+    Timings, Video, VideoId, VideoParams,
 };

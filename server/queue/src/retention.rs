@@ -65,6 +65,28 @@ impl Queue {
         .await
     }
 
+    /// Gives up the pictures that videos were to start from which failed or were cancelled before `cutoff_ms`: what
+    /// nobody has tried once more since, nobody will.
+    pub async fn expire_images(&self, cutoff_ms: i64) -> Result<Vec<Video>> {
+        self.write(async move |inner| {
+            let mut writer = inner.writer.lock().await;
+            let mut tx = writer.begin().await?;
+            let rows = sqlx::query(
+                "UPDATE videos SET expired_at_ms = ?
+                 WHERE status IN ('failed', 'cancelled') AND completed_at_ms < ? AND expired_at_ms IS NULL
+                       AND json_extract(params, '$.image.key') IS NOT NULL
+                 RETURNING *",
+            )
+            .bind(inner.clock.now_ms())
+            .bind(cutoff_ms)
+            .fetch_all(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            rows.iter().map(|row| Ok(Row::read(row)?.video)).collect()
+        })
+        .await
+    }
+
     /// Bytes of all files that are there.
     pub async fn files_bytes(&self) -> Result<u64> {
         let bytes: i64 = sqlx::query_scalar(
@@ -99,14 +121,17 @@ impl Queue {
     }
 
     /// The keys of all files that are there, for the store to sweep by.
-    pub async fn output_keys(&self) -> Result<Vec<String>> {
+    pub async fn file_keys(&self) -> Result<Vec<String>> {
         let keys = sqlx::query_scalar(
             "SELECT output_key FROM videos WHERE output_key IS NOT NULL AND expired_at_ms IS NULL
              UNION ALL
              SELECT json_extract(thumbnail, '$.key') FROM videos WHERE thumbnail IS NOT NULL AND expired_at_ms IS NULL
              UNION ALL
              SELECT json_extract(spritesheet, '$.key') FROM videos
-             WHERE spritesheet IS NOT NULL AND expired_at_ms IS NULL",
+             WHERE spritesheet IS NOT NULL AND expired_at_ms IS NULL
+             UNION ALL
+             SELECT json_extract(params, '$.image.key') FROM videos
+             WHERE json_extract(params, '$.image.key') IS NOT NULL AND expired_at_ms IS NULL",
         )
         .fetch_all(&self.inner.readers)
         .await?;

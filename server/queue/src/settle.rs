@@ -34,7 +34,7 @@ impl Queue {
                 "UPDATE videos SET
                      status = 'completed', progress = 100, step = total_steps, completed_at_ms = ?,
                      output_key = ?, output_bytes = ?, output_sha256 = ?, thumbnail = ?, spritesheet = ?,
-                     files_bytes = ?, timings = ?, peak_memory_bytes = ?, checkpoint_step = NULL,
+                     files_bytes = ? + coalesce(json_extract(params, '$.image.bytes'), 0), timings = ?, peak_memory_bytes = ?, checkpoint_step = NULL,
                      lease_owner = NULL, heartbeat_at_ms = NULL
                  WHERE id = ? AND lease_owner = ? AND lease_generation = ? AND status = 'in_progress'
                        AND cancel_requested_at_ms IS NULL

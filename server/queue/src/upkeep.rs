@@ -102,7 +102,11 @@ impl DatabaseFile {
              UNION ALL
              SELECT json_extract(spritesheet, '$.key'), json_extract(spritesheet, '$.bytes'),
                     json_extract(spritesheet, '$.sha256')
-             FROM videos WHERE spritesheet IS NOT NULL AND expired_at_ms IS NULL",
+             FROM videos WHERE spritesheet IS NOT NULL AND expired_at_ms IS NULL
+             UNION ALL
+             SELECT json_extract(params, '$.image.key'), json_extract(params, '$.image.bytes'),
+                    json_extract(params, '$.image.sha256')
+             FROM videos WHERE json_extract(params, '$.image.key') IS NOT NULL AND expired_at_ms IS NULL",
         )
         .fetch_all(&mut connection)
         .await?;

@@ -127,6 +127,11 @@ words!(State {
 });
 
 impl Video {
+    /// All files that belong to it.
+    pub fn files(&self) -> impl Iterator<Item = &OutputFile> {
+        self.output.iter().flat_map(Output::files).chain(&self.params.image)
+    }
+
     /// Where it is. The list's filter says the same in SQL.
     pub fn state(&self) -> State {
         match self.status {
@@ -183,6 +188,23 @@ pub struct VideoParams {
     /// `ddim` or `dpm`.
     pub scheduler: String,
     pub seed: u64,
+    /// Adapters of the model's weights, all at once. Rows from before there were any have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lora: Vec<Lora>,
+    /// The picture that it starts from, a file of the store that is this video's alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<OutputFile>,
+}
+
+/// An adapter, and how strongly it acts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Lora {
+    /// The name of its file.
+    pub name: String,
+    /// 1 is as it was trained.
+    pub scale: f64,
+    /// SHA-256 of its file, lower-case hexadecimal: a name may come to mean another one.
+    pub sha256: String,
 }
 
 impl VideoParams {
@@ -288,7 +310,7 @@ pub struct Video {
     pub started_at_ms: Option<i64>,
     /// When it was settled, however it ended.
     pub completed_at_ms: Option<i64>,
-    /// When its files were removed to make room: the row stays.
+    /// When its files were removed, to make room or because it failed long ago: the row stays.
     pub expired_at_ms: Option<i64>,
     /// The API key that it belongs to.
     pub owner: Option<KeyId>,
@@ -336,7 +358,7 @@ impl Output {
     }
 }
 
-/// A finished file.
+/// A whole file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputFile {
     /// Its key in the store.

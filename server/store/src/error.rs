@@ -13,7 +13,7 @@ pub enum Error {
     #[error("{0} is not in the store")]
     NotFound(String),
     /// A key that the server would not make.
-    #[error("{0:?} is not a key, expected [a-z0-9_]+.(mp4|webp|jpg|ckpt)")]
+    #[error("{0:?} is not a key, expected [a-z0-9_]+.(mp4|webp|jpg|ckpt|image)")]
     InvalidKey(String),
     /// The file system said no.
     #[error("cannot {action} {path}: {source}")]

@@ -22,8 +22,8 @@ use std::{
 pub use error::{Error, Result};
 use write::{Durability, Write};
 
-/// What keys end in: videos, posters, contact sheets and previews, checkpoints.
-const KINDS: [&str; 4] = ["mp4", "webp", "jpg", "ckpt"];
+/// What keys end in: videos, posters, contact sheets and previews, checkpoints, pictures that videos start from.
+const KINDS: [&str; 5] = ["mp4", "webp", "jpg", "ckpt", "image"];
 
 /// What temporary names end in; no key does.
 const TEMPORARY: &str = ".part";

@@ -1,11 +1,14 @@
-//! The last part of an attempt: from the frames to files on the disk.
+//! The files of an attempt: the picture that it starts from, and what the frames become on the disk.
 //!
 //! The same video gives the same bytes, whenever, as often and in as many attempts it is made: nothing in a file
 //! depends on anything but what defines it.
 
+use std::{fmt::Write as _, sync::Arc};
+
 use media::{Frames, Metadata};
-use queue::{Output, OutputFile, Video, VideoParams};
+use queue::{Lora, Output, OutputFile, Video, VideoParams};
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 use tokio::task::spawn_blocking;
 
 use crate::{
@@ -37,11 +40,29 @@ struct Recipe<'a> {
     size: String,
     num_frames: u32,
     fps: u32,
+    #[serde(skip_serializing_if = "<[Lora]>::is_empty")]
+    lora: &'a [Lora],
+    /// The digest of its file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input_reference: Option<&'a str>,
     low_memory: bool,
     generator: &'static str,
 }
 
 impl Attempt<'_> {
+    /// The picture that the video starts from, if it starts from one: the very file that its row names.
+    pub(crate) async fn read_image(&self) -> Result<Option<Arc<Vec<u8>>>, Ended> {
+        let Some(image) = &self.video.params.image else { return Ok(None) };
+        let lost = |error: &dyn std::error::Error| {
+            failed("image_not_available", "the picture that the video starts from is lost", error)
+        };
+        let content = self.runner.stores.videos.read(&image.key).await.map_err(|error| lost(&error))?;
+        let expected = image.sha256.clone();
+        let checked = spawn_blocking(move || (sha256(&content) == expected).then_some(content)).await;
+        let content = checked.map_err(|error| lost(&error))?;
+        content.map(|content| Some(Arc::new(content))).ok_or_else(|| lost(&Changed))
+    }
+
     /// The frames as files in memory.
     pub(crate) async fn encode(&self, frames: Frames) -> Result<Encoded, Ended> {
         let options = options(&self.runner.config, &self.video);
@@ -100,6 +121,19 @@ impl Attempt<'_> {
     }
 }
 
+/// Another content than the row says.
+#[derive(Debug, thiserror::Error)]
+#[error("its digest is another")]
+struct Changed;
+
+fn sha256(content: &[u8]) -> String {
+    Sha256::digest(content).iter().fold(String::new(), |mut text, byte| {
+        // A string takes any write.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 fn options(config: &WorkerConfig, video: &Video) -> media::EncodeOptions {
     let metadata = config.metadata.then(|| provenance(&video.params, &video.model, video.low_memory));
     media::EncodeOptions { fps: video.params.fps, quality: config.quality, metadata }
@@ -120,6 +154,8 @@ pub fn provenance(params: &VideoParams, model: &str, low_memory: bool) -> Metada
         size: format!("{}x{}", params.width, params.height),
         num_frames: params.num_frames,
         fps: params.fps,
+        lora: &params.lora,
+        input_reference: params.image.as_ref().map(|image| image.sha256.as_str()),
         low_memory,
         generator: SOFTWARE,
     };

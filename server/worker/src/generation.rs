@@ -9,7 +9,7 @@ use std::{
 use queue::JobError;
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::sleep_until,
+    time::{Instant, sleep_until},
 };
 
 use crate::{
@@ -36,6 +36,14 @@ impl Hung {
     }
 }
 
+/// Waits until then, or for ever.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// How the thread's work ended.
 enum Heard {
     Made(Result<Made, GenerateError>),
@@ -46,13 +54,14 @@ enum Heard {
 impl Attempt<'_> {
     /// From the prompt, or from the checkpoint of an earlier attempt, to the frames.
     pub(crate) async fn generate(&self) -> Result<Made, Ended> {
+        let image = self.read_image().await?;
         let checkpoint = self.read_checkpoint().await;
         let resumes = checkpoint.is_some();
-        let heard = match self.run_thread(checkpoint).await {
+        let heard = match self.run_thread(image.clone(), checkpoint).await {
             Heard::Made(Err(error @ GenerateError::BadCheckpoint(_))) if resumes => {
                 tracing::warn!(%error, "the video starts over");
                 self.drop_checkpoint().await;
-                self.run_thread(None).await
+                self.run_thread(image, None).await
             }
             heard => heard,
         };
@@ -75,7 +84,7 @@ impl Attempt<'_> {
         }
     }
 
-    async fn run_thread(&self, checkpoint: Option<Checkpoint>) -> Heard {
+    async fn run_thread(&self, image: Option<Arc<Vec<u8>>>, checkpoint: Option<Checkpoint>) -> Heard {
         let (reports, heard) = mpsc::unbounded_channel();
         let (checkpoints, new_checkpoint) = watch::channel(None);
         let (previews, new_preview) = watch::channel(None);
@@ -98,6 +107,7 @@ impl Attempt<'_> {
             watched,
             model: self.video.model.clone(),
             params,
+            image,
             checkpoint: checkpoint.map(|checkpoint| checkpoint.state),
             low_memory: self.video.low_memory,
             lines: Lines { reports, checkpoints, previews, calls },
@@ -125,11 +135,11 @@ impl Attempt<'_> {
                 // All reports before the result, as they were sent.
                 biased;
                 Some(report) = reports.recv() => {
-                    watchdog.moved(report.step);
+                    watchdog.moved(report.progress.stage, report.step);
                     self.report(report.progress).await;
                 }
                 made = &mut result => return made.map_or(Heard::ThreadGone, Heard::Made),
-                () = sleep_until(watchdog.deadline()) => {
+                () = until(watchdog.deadline()) => {
                     if let Some(silence) = watchdog.silence() {
                         tracing::error!(?silence, "the generator hangs");
                         self.stop.hung.cancel();

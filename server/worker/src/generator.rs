@@ -14,6 +14,8 @@ pub struct Request<'a> {
     pub model: &'a str,
     /// What defines it.
     pub params: &'a VideoParams,
+    /// The content of the picture file that it starts from.
+    pub image: Option<&'a [u8]>,
     /// What [`DenoiseState::checkpoint`] gave in an earlier attempt: go on from there.
     pub checkpoint: Option<&'a [u8]>,
     /// Take less memory, at the cost of time and of slightly other pixels.
@@ -112,6 +114,12 @@ pub enum GenerateError {
     /// There is no such model any more; the message is shown to the user.
     #[error("model not available: {0}")]
     ModelNotAvailable(String),
+    /// The file of an adapter is gone, cannot be read or does not fit the model; the message is shown to the user.
+    #[error("adapter not available: {0}")]
+    LoraNotAvailable(String),
+    /// The file of an adapter is another one than when the video was asked for; the message is shown to the user.
+    #[error("adapter changed: {0}")]
+    LoraChanged(String),
     /// The model cannot be read, others may; the message is for the log alone.
     #[error("the model cannot be loaded: {0}")]
     ModelNotLoaded(String),
@@ -140,6 +148,8 @@ impl GenerateError {
         let (code, message) = match self {
             Self::InvalidParams(message) => ("invalid_params", message),
             Self::ModelNotAvailable(message) => ("model_not_available", message),
+            Self::LoraNotAvailable(message) => ("lora_not_available", message),
+            Self::LoraChanged(message) => ("lora_changed", message),
             Self::ModelNotLoaded(_) => {
                 ("model_load_failed", "the model could not be loaded; the server's log says why".to_owned())
             }

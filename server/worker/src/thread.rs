@@ -4,7 +4,10 @@
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::mpsc::{self, Receiver, Sender},
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, Sender},
+    },
     thread,
 };
 
@@ -26,6 +29,7 @@ pub(crate) struct Job {
     pub(crate) watched: Watched,
     pub(crate) model: String,
     pub(crate) params: VideoParams,
+    pub(crate) image: Option<Arc<Vec<u8>>>,
     pub(crate) checkpoint: Option<Vec<u8>>,
     pub(crate) low_memory: bool,
     pub(crate) lines: Lines,
@@ -131,6 +135,7 @@ fn generate(generator: &mut impl Generator, job: &Job, slot: &Slot) -> Result<Ma
         video_id: job.watched.video_id,
         model: &job.model,
         params: &job.params,
+        image: job.image.as_ref().map(|image| image.as_slice()),
         checkpoint: job.checkpoint.as_deref(),
         low_memory: job.low_memory,
     };

@@ -2,7 +2,8 @@
 //! steps take.
 //!
 //! As long as nobody has measured a step of such a video here, nothing says how long one may take; then each call of
-//! the progress callback counts as a sign of life.
+//! the progress callback counts as a sign of life. Nothing calls back while a model is loaded, and how long a disk takes
+//! for one is not known either: that stage is not watched, as the first load at the start is not.
 
 use std::{
     sync::{
@@ -12,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use queue::Stage;
 use tokio::time::Instant;
 
 #[derive(Debug)]
@@ -23,6 +25,8 @@ pub(crate) struct Watchdog {
     /// This attempt's, in rising order.
     steps: Vec<Duration>,
     moved_at: Instant,
+    /// Whether a model is being loaded.
+    loading: bool,
     calls: Arc<AtomicU64>,
     calls_heard: u64,
 }
@@ -30,21 +34,23 @@ pub(crate) struct Watchdog {
 impl Watchdog {
     /// Watches from now on. `calls` counts the calls of the progress callback.
     pub(crate) fn new(factor: u32, min: Duration, expected: Option<Duration>, calls: Arc<AtomicU64>) -> Self {
-        Self { factor, min, expected, steps: Vec::new(), moved_at: Instant::now(), calls, calls_heard: 0 }
+        let moved_at = Instant::now();
+        Self { factor, min, expected, steps: Vec::new(), moved_at, loading: false, calls, calls_heard: 0 }
     }
 
-    /// The generation came further; if it finished a step, that took so long.
-    pub(crate) fn moved(&mut self, step: Option<Duration>) {
+    /// The generation came further, and is in this stage now; if it finished a step, that took so long.
+    pub(crate) fn moved(&mut self, stage: Stage, step: Option<Duration>) {
         self.moved_at = Instant::now();
+        self.loading = stage == Stage::LoadModel;
         if let Some(step) = step {
             let place = self.steps.partition_point(|other| *other < step);
             self.steps.insert(place, step);
         }
     }
 
-    /// When to ask [`Self::silence`], unless something moves before.
-    pub(crate) fn deadline(&self) -> Instant {
-        self.moved_at + self.limit()
+    /// When to ask [`Self::silence`], unless something moves before; never while there is nothing to watch.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        (!self.loading).then(|| self.moved_at + self.limit())
     }
 
     /// How long nothing has moved, if that is too long.

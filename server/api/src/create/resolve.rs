@@ -10,9 +10,11 @@ use queue::{NewVideo, VideoParams};
 
 use super::{
     CreateVideoRequest, MAX_METADATA_ENTRIES, MAX_METADATA_KEY_CHARS, MAX_METADATA_VALUE_CHARS, MAX_SEED,
+    WantedLora,
 };
 use crate::error::{Code, Error, Result};
 use crate::fields::quoted;
+use crate::input_reference::{self, WantedImage};
 use crate::model::{CountTokens, ModelCard, ModelCatalog, Size};
 use crate::state::AppState;
 
@@ -20,19 +22,16 @@ pub(crate) const MAX_GUIDANCE_SCALE: f64 = 100.0;
 /// What OpenAI's models are called, for clients that cannot name another.
 const SORA_NAMES: [&str; 2] = ["sora-2", "sora-2-pro"];
 
-/// What the check at the door looks things up in.
-pub(crate) struct Door<'a> {
-    pub(crate) state: &'a AppState,
-    /// Whether an image came along.
-    pub(crate) has_image: bool,
-}
-
-/// A video that may be made, before its prompt is final.
+/// A video that may be made, before its prompt is final and its adapters and its picture are found.
 #[derive(Debug)]
 pub(crate) struct Draft<'a> {
     pub(crate) card: &'a ModelCard,
     /// The job; its tokens are not counted yet.
     pub(crate) job: NewVideo,
+    /// The adapters that the video is to have; the job's own are still none.
+    pub(crate) lora: Vec<WantedLora>,
+    /// The picture that the video is to start from; the job's own is still none.
+    pub(crate) image: Option<WantedImage>,
     /// Whether a prompt that is too long is cut instead of refused.
     pub(crate) truncate: bool,
     /// Whether the prompt is to be refined.
@@ -41,7 +40,9 @@ pub(crate) struct Draft<'a> {
 
 impl<'a> Draft<'a> {
     /// A job of nothing but what defines the video.
-    pub(crate) fn new(card: &'a ModelCard, params: VideoParams) -> Self {
+    pub(crate) fn new(card: &'a ModelCard, mut params: VideoParams) -> Self {
+        let lora = std::mem::take(&mut params.lora).into_iter().map(WantedLora::from).collect();
+        let image = params.image.take().map(WantedImage::Kept);
         let job = NewVideo {
             model: card.id.clone(),
             params,
@@ -58,7 +59,7 @@ impl<'a> Draft<'a> {
             webhook_url: None,
             submission: None,
         };
-        Self { card, job, truncate: false, refine: false }
+        Self { card, job, lora, image, truncate: false, refine: false }
     }
 
     /// Counts the tokens of the final prompts and refuses, or marks, what the model will not read to its end.
@@ -91,14 +92,14 @@ impl<'a> Draft<'a> {
 
 impl CreateVideoRequest {
     /// Checks the request against the model it names and resolves every default.
-    pub(crate) fn draft<'a>(self, door: &Door<'a>) -> Result<Draft<'a>> {
-        let (card, alias) = self.model(door.state)?;
-        check_image(card, door.has_image)?;
-        let max_chars = door.state.limits.max_prompt_chars;
+    pub(crate) fn draft(mut self, state: &AppState) -> Result<Draft<'_>> {
+        let (card, alias) = self.model(state)?;
+        let image = input_reference::check(state, card, self.input_reference.take())?;
+        let max_chars = state.limits.max_prompt_chars;
         check_prompt("prompt", &self.prompt, max_chars)?;
         let negative_prompt = self.negative_prompt.as_deref().unwrap_or_default();
         check_chars("negative_prompt", negative_prompt, max_chars)?;
-        self.check_features(door.state)?;
+        self.check_features(state)?;
         let size = self.resolve_size(card)?;
         let num_frames = self.resolve_num_frames(card)?;
         if let Some(fps) = self.fps.filter(|&fps| fps != card.fps) {
@@ -121,8 +122,12 @@ impl CreateVideoRequest {
             seed: self.seed.unwrap_or_else(|| rand::random::<u64>() & MAX_SEED),
             prompt: self.prompt,
             negative_prompt: self.negative_prompt.unwrap_or_default(),
+            lora: Vec::new(),
+            image: None,
         };
         let mut draft = Draft::new(card, params);
+        draft.image = image;
+        draft.lora = self.lora.into_iter().flatten().map(WantedLora::from).collect();
         draft.truncate = self.truncate_prompt.unwrap_or(false);
         draft.refine = self.refine_prompt.unwrap_or(false);
         draft.job.priority = self.priority.unwrap_or_default();
@@ -262,23 +267,6 @@ pub(crate) fn model_not_found(id: &str, catalog: &ModelCatalog) -> Error {
     let ids: Vec<_> = catalog.iter().map(|card| card.id.as_str()).collect();
     let message = format!("no model has the id {}; this server has {}", quoted(id), ids.join(", "));
     Error::param(Code::ModelNotFound, "model", message)
-}
-
-fn check_image(card: &ModelCard, has_image: bool) -> Result<()> {
-    if card.supports_image {
-        let message = format!(
-            "the model '{}' starts from an image, which this endpoint does not take yet; \
-             use `cogvideox-server generate --image FILE`",
-            card.id
-        );
-        return Err(Error::param(Code::UnsupportedOperation, "model", message));
-    }
-    if has_image {
-        let message =
-            format!("the model '{}' makes videos from text alone; leave 'input_reference' out", card.id);
-        return Err(Error::param(Code::UnsupportedInputReference, "input_reference", message));
-    }
-    Ok(())
 }
 
 /// Refuses a prompt without text, and one so long that even counting its tokens is too much work.

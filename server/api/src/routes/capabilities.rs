@@ -6,7 +6,7 @@ use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::create::MAX_GUIDANCE_SCALE;
+use crate::create::{MAX_GUIDANCE_SCALE, MAX_LORA};
 use crate::error::Result;
 use crate::model::{ModelCard, Scheduler, Size};
 use crate::openapi::CommonErrors;
@@ -68,8 +68,10 @@ pub(crate) struct ModelCapabilities {
     default_scheduler: Scheduler,
     /// Tokens of a prompt it reads, the end marker included.
     max_prompt_tokens: usize,
-    /// Whether it starts from an image.
+    /// Whether it starts from an image, which it then needs.
     supports_image: bool,
+    /// Names of the adapters that it can be used with.
+    lora: Vec<String>,
     /// What whoever sees its videos must know.
     #[schema(required)]
     notice: Option<String>,
@@ -109,6 +111,10 @@ pub(crate) struct RequestLimits {
     max_body_bytes: usize,
     /// Videos that may wait.
     queue_capacity: u32,
+    /// Bytes of an image that a video starts from.
+    max_image_bytes: usize,
+    /// Adapters of one video.
+    max_lora: usize,
     /// Seconds that a request for a video waits at most (`Prefer: wait=N`).
     max_wait_seconds: u64,
 }
@@ -130,7 +136,7 @@ pub(crate) struct Features {
 }
 
 impl ModelCapabilities {
-    fn new(card: &ModelCard, default: bool) -> Self {
+    fn new(card: &ModelCard, default: bool, lora: Vec<String>) -> Self {
         let seconds = |num_frames: u32| (f64::from(num_frames) / f64::from(card.fps)).to_string();
         let (frames, steps) = (card.num_frames, &card.num_inference_steps);
         Self {
@@ -158,6 +164,7 @@ impl ModelCapabilities {
             default_scheduler: card.scheduler,
             max_prompt_tokens: card.max_prompt_tokens,
             supports_image: card.supports_image,
+            lora,
             notice: card.notice.clone(),
         }
     }
@@ -172,17 +179,22 @@ impl ModelCapabilities {
     responses((status = OK, description = "This.", body = Capabilities), CommonErrors),
 )]
 pub(crate) async fn get(State(state): State<AppState>) -> Result<Json<Capabilities>> {
-    let models = state.catalog.iter().enumerate();
+    let mut models = Vec::new();
+    for (index, card) in state.catalog.iter().enumerate() {
+        models.push(ModelCapabilities::new(card, index == 0, state.lora_names(&card.id).await));
+    }
     let devices = state.devices.borrow().iter().map(|device| device.name.clone()).collect();
     Ok(Json(Capabilities {
         object: CapabilitiesTag::Capabilities,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        models: models.map(|(index, card)| ModelCapabilities::new(card, index == 0)).collect(),
+        models,
         devices,
         limits: RequestLimits {
             max_prompt_chars: state.limits.max_prompt_chars,
             max_body_bytes: state.limits.max_body_bytes,
             queue_capacity: state.queue.options().capacity,
+            max_image_bytes: state.limits.max_image_bytes,
+            max_lora: MAX_LORA,
             max_wait_seconds: state.limits.max_wait.as_secs(),
         },
         features: Features {

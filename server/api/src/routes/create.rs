@@ -1,7 +1,7 @@
 //! Making videos: of a request, of another video with another prompt, and of another video once more.
 
 use axum::Json;
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use queue::{Enqueued, Scope, Status, Topic};
@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::videos::poll_headers;
 use crate::auth::Caller;
-use crate::create::{CreateVideoRequest, Door, Draft, check_prompt, model_not_found};
+use crate::create::{CreateVideoRequest, Draft, check_prompt, model_not_found};
 use crate::error::{Code, Error, Result, ascii, status_response};
 use crate::fields::{Fields, quoted};
 use crate::openapi::{CreateErrors, RemixErrors, RetryErrors};
@@ -89,11 +89,11 @@ pub(crate) async fn create(
 
 async fn make(state: &AppState, caller: &Caller, request: Request) -> Result<Enqueued> {
     let headers = request.headers().clone();
-    let mut fields = Fields::from_request(request, state).await?;
-    let (request, has_image) = CreateVideoRequest::take(&mut fields)?;
+    let mut fields = Fields::with_image(request, &state.limits).await?;
+    let request = CreateVideoRequest::take(&mut fields)?;
     let ignored = unknown_fields(&headers, fields)?;
     let submission = submission(&headers, "create", &request)?;
-    let mut draft = request.draft(&Door { state, has_image })?;
+    let mut draft = request.draft(state)?;
     draft.job.warnings.extend(ignored);
     submit(state, caller, draft, submission).await
 }

@@ -58,7 +58,7 @@ pub(crate) enum ReadinessStatus {
     Ready,
     /// The same, but not on all devices.
     Degraded,
-    /// The model is being loaded.
+    /// The model is being loaded, or fetched first.
     Starting,
     /// The server is shutting down.
     Draining,
@@ -140,6 +140,7 @@ fn in_words(health: &Health) -> (ReadinessStatus, Vec<String>) {
     match health {
         Health::Ready => (ReadinessStatus::Ready, Vec::new()),
         Health::Starting => (ReadinessStatus::Starting, vec!["the model is being loaded".to_owned()]),
+        Health::Waiting(what) => (ReadinessStatus::Starting, vec![what.clone()]),
         Health::Draining => (ReadinessStatus::Draining, vec!["the server is shutting down".to_owned()]),
         Health::Failed(reason) => (ReadinessStatus::Failed, vec![reason.clone()]),
     }

@@ -115,5 +115,7 @@ fn default_video(state: &AppState) -> VideoParams {
         use_dynamic_cfg: card.use_dynamic_cfg,
         scheduler: card.scheduler.as_str().to_owned(),
         seed: 0,
+        lora: Vec::new(),
+        image: None,
     }
 }

@@ -25,8 +25,10 @@ pub(crate) struct Model {
     owned_by: String,
     /// The number format it runs in: `f32`, `f16` or `bf16`.
     dtype: String,
-    /// Whether it starts from an image.
+    /// Whether it starts from an image, which it then needs.
     supports_image: bool,
+    /// Names of the adapters that it can be used with.
+    lora: Vec<String>,
     /// Sizes it was trained for, `WIDTHxHEIGHT`.
     sizes: Vec<String>,
     /// Frame counts it makes.
@@ -75,8 +77,8 @@ pub(crate) struct ModelList {
     data: Vec<Model>,
 }
 
-impl From<&ModelCard> for Model {
-    fn from(card: &ModelCard) -> Self {
+impl Model {
+    fn new(card: &ModelCard, lora: Vec<String>) -> Self {
         let seconds = |num_frames: u32| (f64::from(num_frames) / f64::from(card.fps)).to_string();
         Self {
             id: card.id.clone(),
@@ -85,6 +87,7 @@ impl From<&ModelCard> for Model {
             owned_by: card.owned_by.clone(),
             dtype: card.dtype.clone(),
             supports_image: card.supports_image,
+            lora,
             sizes: card.sizes.iter().map(Size::to_string).collect(),
             num_frames: card.num_frames.counts().collect(),
             seconds: card.num_frames.counts().map(seconds).collect(),
@@ -114,7 +117,11 @@ impl From<&ModelCard> for Model {
     responses((status = OK, description = "The models.", body = ModelList), CommonErrors),
 )]
 pub(crate) async fn list(State(state): State<AppState>) -> Json<ModelList> {
-    Json(ModelList { object: ListTag::List, data: state.catalog.iter().map(Model::from).collect() })
+    let mut data = Vec::new();
+    for card in state.catalog.iter() {
+        data.push(Model::new(card, state.lora_names(&card.id).await));
+    }
+    Json(ModelList { object: ListTag::List, data })
 }
 
 /// Look at a model.
@@ -132,5 +139,5 @@ pub(crate) async fn get(
 ) -> Result<Json<Model>> {
     let Path(id) = id.map_err(|rejection| Error::refused(Code::InvalidRequest, rejection.body_text()))?;
     let card = state.catalog.get(&id).ok_or_else(|| model_not_found(&id, &state.catalog))?;
-    Ok(Json(card.into()))
+    Ok(Json(Model::new(card, state.lora_names(&card.id).await)))
 }

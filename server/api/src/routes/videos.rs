@@ -230,7 +230,7 @@ pub(crate) async fn delete(
     settle(&state, &caller, id).await?;
     let row = state.queue.delete(id, caller.name()).await?;
     // The row first: a file without a row is swept at the next start, a row without a file would be a lie.
-    for file in row.output.iter().flat_map(queue::Output::files) {
+    for file in row.files() {
         match state.store.delete(&file.key).await {
             Ok(()) | Err(store::Error::NotFound(_)) => {}
             Err(error) => {

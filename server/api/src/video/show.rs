@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use queue::{Estimate, State, Status, VideoId};
 
-use super::{Urls, Video, VideoError, VideoStage, VideoState, VideoStatus, VideoTag, path};
+use super::{
+    Urls, Video, VideoError, VideoImage, VideoLora, VideoStage, VideoState, VideoStatus, VideoTag, path,
+};
 use crate::state::AppState;
 
 /// What clients are shown of the row, with what the row alone does not know.
@@ -65,6 +67,10 @@ impl Video {
             guidance_scale: params.guidance_scale,
             use_dynamic_cfg: params.use_dynamic_cfg,
             scheduler: params.scheduler,
+            input_reference: params
+                .image
+                .map(|image| VideoImage { bytes: image.bytes, sha256: image.sha256 }),
+            lora: params.lora.into_iter().map(VideoLora::from).collect(),
             negative_prompt: params.negative_prompt,
             prompt_tokens: row.prompt_tokens,
             prompt_truncated: row.prompt_truncated,

@@ -25,6 +25,7 @@ async fn readiness_follows_the_worker_and_liveness_does_not() {
     }
     for (health, status, reason) in [
         (Health::Starting, "starting", "the model is being loaded"),
+        (Health::Waiting("1 of 2 GiB".to_owned()), "starting", "1 of 2 GiB"),
         (Health::Draining, "draining", "the server is shutting down"),
         (Health::Failed("no device".to_owned()), "failed", "no device"),
     ] {

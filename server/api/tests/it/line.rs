@@ -58,7 +58,7 @@ async fn the_capabilities_are_all_that_a_page_needs() {
         "num_inference_steps": { "default": 50, "max": 100, "refused": [6, 7] },
         "guidance_scale": { "default": 6.0, "min": 0.0, "max": 100.0 }, "use_dynamic_cfg": false,
         "schedulers": ["ddim", "dpm"], "default_scheduler": "ddim", "max_prompt_tokens": 226,
-        "supports_image": false, "notice": NOTICE,
+        "supports_image": false, "lora": [], "notice": NOTICE,
     });
     assert_eq!(capabilities["models"][0], card);
     let other = &capabilities["models"][1];
@@ -68,7 +68,7 @@ async fn the_capabilities_are_all_that_a_page_needs() {
     assert_eq!(
         capabilities["limits"],
         json!({
-            "max_prompt_chars": 10_000, "max_body_bytes": 26 << 20, "queue_capacity": 3, "max_wait_seconds": 90,
+            "max_prompt_chars": 10_000, "max_body_bytes": 26 << 20, "queue_capacity": 3, "max_image_bytes": 16 << 20, "max_lora": 8, "max_wait_seconds": 90,
         })
     );
     let mut features = json!({

@@ -12,7 +12,7 @@ async fn a_model_says_what_it_takes_and_what_it_does_by_default() {
         model,
         json!({
             "id": "cogvideox-2b", "object": "model", "created": 1_722_816_000, "owned_by": "THUDM", "dtype": "f32",
-            "supports_image": false, "sizes": ["720x480"], "num_frames": [9, 17, 25, 33, 41, 49],
+            "supports_image": false, "lora": [], "sizes": ["720x480"], "num_frames": [9, 17, 25, 33, 41, 49],
             "seconds": ["1.125", "2.125", "3.125", "4.125", "5.125", "6.125"], "fps": 8,
             "max_num_inference_steps": 100, "max_prompt_tokens": 226,
             "defaults": {

@@ -184,7 +184,8 @@ async fn content_types_that_are_not_read() {
 
 #[tokio::test]
 async fn bodies_that_are_too_large() {
-    let limits = Limits { max_text_bytes: 200, max_body_bytes: 1000, ..Limits::default() };
+    let limits =
+        Limits { max_text_bytes: 200, max_image_bytes: 0, max_body_bytes: 1000, ..Limits::default() };
     let world = World::with(limits).await;
     let form = |bytes: usize, file: &str| {
         let value = "x".repeat(bytes);
@@ -196,6 +197,7 @@ async fn bodies_that_are_too_large() {
         ("application/json", json!({ "prompt": "x".repeat(200) }).to_string()),
         ("application/x-www-form-urlencoded", format!("prompt={}", "x".repeat(200))),
         (multipart, form(201, "")),
+        (multipart, form(1, file)),
         (multipart, form(1000, file)),
     ] {
         world.post(content_type, body.clone()).await.assert_refused(413, "payload_too_large");
@@ -204,7 +206,7 @@ async fn bodies_that_are_too_large() {
             .header("content-length", body.len());
         world.send(declared.body(body.into()).unwrap()).await.assert_refused(413, "payload_too_large");
     }
-    let answer = world.post(multipart, form(500, file)).await;
+    let answer = World::new().await.post(multipart, form(500, file)).await;
     answer.assert_refused(400, "invalid_type");
     assert!(answer.text().contains("found a file"));
 }

@@ -36,6 +36,8 @@ pub struct Server {
 pub struct Limits {
     /// Bytes of any body.
     pub max_body_bytes: NonZeroU32,
+    /// Bytes of an image that a video starts from.
+    pub max_image_bytes: NonZeroU32,
     /// Characters of a prompt.
     pub max_prompt_chars: NonZeroU32,
     /// How long a request may take, streams and downloads excepted.
@@ -70,6 +72,8 @@ pub struct Model {
     pub memory_limit_mib: u32,
     /// How many models a worker keeps in memory, where there are several.
     pub keep_loaded: NonZeroU32,
+    /// The folder of adapters that requests can name; empty for none.
+    pub lora_dir: PathBuf,
 }
 
 /// A further model, by its name in requests.
@@ -89,7 +93,7 @@ pub struct NamedModel {
 pub enum ModelPath {
     /// Built into the program.
     Demo,
-    /// A folder in diffusers' layout.
+    /// A folder in diffusers' layout, or a name that stands for one.
     Folder(PathBuf),
 }
 
@@ -159,6 +163,14 @@ impl FromStr for MemoryLimit {
         let limit = mib.filter(|mib| *mib > 0).map(|mib| Self { mib });
         limit.ok_or_else(|| format!("expected a whole number of MiB or GiB, as in 8GiB, found {text:?}"))
     }
+}
+
+/// Where models come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hub {
+    /// The hub's URL; the environment's, or Hugging Face's, if empty.
+    pub endpoint: String,
 }
 
 /// The job table.

@@ -19,13 +19,13 @@ const EARLIEST_MS: i64 = 1_767_225_600_000;
 const CLOCK_SLACK_MS: i64 = 60_000;
 
 /// The model's small files, which say what it is.
-pub(super) fn model(model: &Model) -> Vec<Finding> {
+pub(super) fn model(model: &Model) -> Finding {
     let source = ModelSource::new(model);
-    vec![match source.describe() {
+    match source.describe() {
         Err(error) => Finding::error(
             "model",
             error.to_string(),
-            "model.path takes a whole folder in diffusers' layout, or \"demo\"",
+            "model.path takes a whole folder in diffusers' layout, the name of a published model, or \"demo\"",
         ),
         Ok(_) if source.notice().is_some() => Finding::warning(
             "model",
@@ -33,7 +33,7 @@ pub(super) fn model(model: &Model) -> Vec<Finding> {
             "set model.path to a model's folder",
         ),
         Ok(description) => Finding::ok("model", format!("{}: {:?}", source.id(), description.form)),
-    }]
+    }
 }
 
 /// Each device, once.
@@ -82,7 +82,9 @@ fn library(note: &str) -> Finding {
 
 /// How the model would be laid out in what is free now.
 fn memory_plan(source: &ModelSource, gpus: &[device::Device]) -> Option<Finding> {
-    let (folder, dtype) = (source.gpu_folder().ok()?, source.computing_dtype().ok()?);
+    // A model that is still to be fetched has no plan yet.
+    let folder = source.gpu_folder().ok().filter(|folder| folder.is_dir())?;
+    let dtype = source.computing_dtype().ok()?;
     let placement = gpu::placement(gpus).ok()?;
     let options = GpuOptions { placement, precision: gpu::precision(source.dtype), plan: None };
     Some(match CogVideoXPipeline::choose_plan(folder, dtype, &options) {

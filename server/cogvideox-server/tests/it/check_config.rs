@@ -33,3 +33,23 @@ fn a_bad_configuration_ends_in_one_line_and_a_failure() {
     let unreadable = String::from_utf8(check_config(&["--config", "/nowhere.toml"]).stderr).unwrap();
     assert_eq!(unreadable.matches("No such file").count(), 1, "{unreadable}");
 }
+
+#[test]
+fn the_table_tells_of_every_key() {
+    let printed = |arguments: &[&str]| String::from_utf8(check_config(arguments).stdout).unwrap();
+    let table = printed(&["--table"]);
+    let mut keys: Vec<&str> =
+        table.lines().skip(2).map(|row| row.split('`').nth(1).expect("a key first")).collect();
+    keys.sort_unstable();
+    let config: toml::Table = printed(&[]).parse().unwrap();
+    let mut expected = Vec::new();
+    for (name, value) in &config {
+        match value {
+            toml::Value::Table(section) => expected.extend(section.keys().map(|key| format!("{name}.{key}"))),
+            _ => expected.push(name.clone()),
+        }
+    }
+    expected.sort_unstable();
+    assert_eq!(keys, expected);
+    assert!(table.contains("| `server.port` | `8000` | The port to listen on;"), "{table}");
+}

@@ -5,8 +5,10 @@
 mod bench;
 mod check_config;
 mod config;
+mod download;
 mod inspect;
 mod keys;
 mod operating;
 mod telemetry;
 mod terminal;
+mod transfer;

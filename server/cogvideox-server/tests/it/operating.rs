@@ -1,6 +1,7 @@
 //! `doctor`, `backup`, `restore` and `migrate` as the operator runs them.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -110,4 +111,46 @@ fn doctor_says_of_each_broken_set_up_what_is_wrong_and_what_to_do() {
     assert!(found.contains("error    database") && found.contains("restore a backup"), "{found}");
     let found = refused(&server(&folder.path().join("new"), &["doctor", "--set", "server.address=0.0.0.0"]));
     assert!(found.contains("error    keys") && found.contains("keys create"), "{found}");
+}
+
+/// Answers one request on a port of its own, which it returns, with this status line and body.
+fn answering(status: &'static str, body: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = BufReader::new(stream.try_clone().unwrap()).lines();
+        assert_eq!(request.next().unwrap().unwrap(), "GET /readyz HTTP/1.1");
+        assert!(request.any(|line| line.unwrap().is_empty()));
+        write!(stream, "HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    });
+    port
+}
+
+#[test]
+fn health_is_what_the_server_says_of_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let health = |port: u16, address: &str| {
+        let [port, address] = [format!("server.port={port}"), format!("server.address={address}")];
+        server(folder.path(), &["health", "--set", &port, "--set", &address])
+    };
+    let ready = r#"{"status":"ready","reasons":[]}"#;
+    // A server that listens everywhere is asked on loopback.
+    for address in ["127.0.0.1", "0.0.0.0"] {
+        assert_eq!(done(&health(answering("200 OK", ready), address)), "ready\n");
+    }
+    let starting = r#"{"status":"starting","reasons":["the model is being loaded"]}"#;
+    let said = refused(&health(answering("503 Service Unavailable", starting), "127.0.0.1"));
+    assert!(said.contains("starting: the model is being loaded"), "{said}");
+    let said = refused(&health(answering("200 OK", "hello"), "127.0.0.1"));
+    assert!(said.contains("found something else"), "{said}");
+}
+
+#[test]
+fn health_without_a_server_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let said = refused(&server(folder.path(), &["health", "--set", &format!("server.port={free}")]));
+    assert!(said.contains("no server answers") && said.lines().count() == 1, "{said}");
+    assert!(refused(&server(folder.path(), &["health"])).contains("server.port"));
 }

@@ -9,6 +9,7 @@ use device::ops::linear::{Activation, Linear};
 use device::ops::norm::{self, GatedAdd, Norm, ShiftScale, Streams};
 use device::ops::qk_norm_rope::{self, QkNormRope};
 
+use super::adapters::BlockAdapters;
 use super::source::Scope;
 use super::streaming::Layer;
 use super::{Precision, quantised};
@@ -77,6 +78,8 @@ pub(super) struct BlockInput<'a> {
     pub(super) score_bound: f32,
     /// Rows of the feed-forward's hidden layer at a time.
     pub(super) ff_rows: usize,
+    /// What is added beside the linear layers.
+    pub(super) adapters: &'a BlockAdapters,
 }
 
 impl Block {
@@ -128,12 +131,13 @@ impl Block {
         let sum = GatedAdd { x, y: &attended, table: first, gate: GATE };
         norm::gated_add_modulated_into(&sum, &self.norm2.norm(), &shift_scale(second), streams, &attended)?;
         // The normed states now stand where the attention's result did, and the feed-forward's follow them there.
-        self.feed_forward(&attended, input.ff_rows)?;
+        self.feed_forward(&attended, input)?;
         Ok(norm::gated_add_in_place(&GatedAdd { x, y: &attended, table: second, gate: GATE }, streams)?)
     }
 
     fn attend(&self, normed: &Tensor, input: &BlockInput<'_>) -> Result<Tensor> {
-        let qkv = self.to_qkv.forward(normed, Activation::Identity)?;
+        let adapters = input.adapters;
+        let qkv = self.to_qkv.adapted(normed, adapters.to_qkv.as_ref(), Activation::Identity)?;
         let [_, _, width] = qkv.dims_n("attention")?;
         let head_dim = width / 3 / input.heads;
         qk_norm_rope::in_place(
@@ -161,18 +165,19 @@ impl Block {
         };
         let attended = attention.forward()?;
         drop(qkv);
-        Ok(self.to_out.forward(&attended, Activation::Identity)?)
+        Ok(self.to_out.adapted(&attended, adapters.to_out.as_ref(), Activation::Identity)?)
     }
 
     /// In place and a few rows at a time: the hidden layer is four times as wide as everything else.
-    fn feed_forward(&self, states: &Tensor, ff_rows: usize) -> Result<()> {
+    fn feed_forward(&self, states: &Tensor, input: &BlockInput<'_>) -> Result<()> {
+        let (ff_in, ff_out) = (input.adapters.ff_in.as_ref(), input.adapters.ff_out.as_ref());
         let [batch, tokens, inner] = states.dims_n("feed-forward")?;
         let rows = batch * tokens;
         let states = states.reshape(&[rows, inner])?;
-        for first in (0..rows).step_by(ff_rows.max(1)) {
-            let states = states.slice(first, ff_rows.min(rows - first))?;
-            let hidden = self.ff_in.forward(&states, Activation::GeluTanh)?;
-            self.ff_out.forward_into(&hidden, Activation::Identity, &states)?;
+        for first in (0..rows).step_by(input.ff_rows.max(1)) {
+            let states = states.slice(first, input.ff_rows.min(rows - first))?;
+            let hidden = self.ff_in.adapted(&states, ff_in, Activation::GeluTanh)?;
+            self.ff_out.adapted_into(&hidden, ff_out, Activation::Identity, &states)?;
         }
         Ok(())
     }

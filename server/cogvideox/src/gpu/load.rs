@@ -15,7 +15,6 @@ use super::vae::GpuVae;
 use crate::description::ModelDescription;
 use crate::params::{LatentShape, ModelDefaults};
 use crate::pipeline::{CogVideoXPipeline, Components, Denoiser, GpuUse};
-use crate::pipeline_config::read_config;
 use crate::text_encoder::read_t5_config;
 use crate::transformer::TransformerConfig;
 use crate::vae::VaeConfig;
@@ -49,12 +48,9 @@ pub(crate) struct Configs {
 
 impl Configs {
     pub(crate) fn read(dir: &Path) -> Result<Self> {
-        let path = dir.join("transformer/config.json");
-        let transformer = read_config::<TransformerConfig>(&path, &["CogVideoXTransformer3DModel"])?.config;
-        transformer.check().map_err(|message| Error::config(&path, message))?;
         Ok(Self {
             text_encoder: read_t5_config(&dir.join("text_encoder/config.json"))?,
-            transformer,
+            transformer: TransformerConfig::load(&dir.join("transformer/config.json"))?,
             vae: VaeConfig::load(&dir.join("vae/config.json"))?,
         })
     }

@@ -4,6 +4,7 @@
 //! `device` crate. Tensors cross to the host at the seams of the pipeline only. Must not know how a device
 //! computes, or anything of requests.
 
+mod adapters;
 pub mod bench;
 mod block;
 pub(crate) mod demand;
@@ -27,6 +28,7 @@ pub use self::load::{GpuOptions, Placement};
 pub use self::plan::{ChosenPlan, Job, MemoryPlan, Planner};
 pub use self::preset::Preset;
 pub use self::streaming::Residence;
+pub use self::transformer::GpuTransformer;
 pub use self::vae::GpuVae;
 use crate::Result;
 

@@ -227,6 +227,12 @@ mod tests {
     }
 
     #[test]
+    fn every_plan_can_run_the_smallest_preset() {
+        let peaks = plan_peaks(Preset::Tiny, Preset::Tiny.dtype(), Precision::Dense, HOPPER).unwrap();
+        assert_eq!(peaks.len(), MemoryPlan::candidates().len());
+    }
+
+    #[test]
     fn every_candidate_is_the_fastest_for_some_model_and_memory() {
         let mut taken = HashSet::new();
         for preset in [Preset::Cogvideox5b, Preset::Cogvideox15] {

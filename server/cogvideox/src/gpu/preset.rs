@@ -66,7 +66,7 @@ impl Preset {
             Self::Cogvideox2b | Self::Cogvideox5b => [13, 60, 90],
             // 81 frames are 21 of latents, one more for patches of two.
             Self::Cogvideox15 => [22, 96, 170],
-            Self::Tiny => [3, 8, 12],
+            Self::Tiny => [3, 12, 20],
         };
         let text_tokens = self.configs().transformer.max_text_seq_length;
         Job { latents, text_tokens, num_inference_steps: 50, guidance: true }
@@ -100,8 +100,8 @@ impl Preset {
                     time_embed_dim: 32,
                     text_embed_dim: 64,
                     num_layers: 2,
-                    sample_height: 8,
-                    sample_width: 12,
+                    sample_height: 12,
+                    sample_width: 20,
                     sample_frames: 9,
                     ..transformer
                 },
@@ -131,7 +131,8 @@ fn tiny_vae() -> VaeConfig {
     vae.block_out_channels = vec![8, 8, 16, 16];
     vae.layers_per_block = 1;
     vae.norm_num_groups = 4;
-    vae.sample_height = 64;
-    vae.sample_width = 96;
+    // The least with tiles of half that size whose overlaps, a sixth and a fifth, are whole latents.
+    vae.sample_height = 96;
+    vae.sample_width = 160;
     vae
 }

@@ -4,6 +4,7 @@
 //! in what is fused. Latents come from the host and the prediction goes back to it, a few megabytes a step. Relies on
 //! the device's operations; must not know schedulers or guidance.
 
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Tensor as HostTensor};
@@ -12,14 +13,17 @@ use device::ops::norm::{self, ShiftScale, Streams};
 use device::ops::patch::{self, Patch, PatchGrid};
 use device::{Device, Tensor};
 
-use super::Precision;
+use super::adapters::Adapters;
 use super::block::{Block, BlockInput, NormWeights};
 use super::source::{Scope, Source};
 use super::streaming::{Layers, Residence};
 use super::tables::{TableMaker, Tables, expect_weights};
 use super::transfer::{to_device, to_host};
+use super::{MemoryPlan, Precision};
+use crate::lora;
 use crate::pipeline::Denoiser;
 use crate::transformer::{Grid, PositionMaker, Positions, TransformerConfig, TransformerInput};
+use crate::weights::DIFFUSERS_STEM;
 use crate::{Error, Result};
 
 /// How a transformer uses a device's memory.
@@ -33,7 +37,7 @@ pub(crate) struct TransformerMemory {
 }
 
 /// The denoiser.
-pub(crate) struct GpuTransformer {
+pub struct GpuTransformer {
     config: TransformerConfig,
     dtype: DType,
     device: Device,
@@ -50,6 +54,8 @@ pub(crate) struct GpuTransformer {
     proj_out: Linear,
     tables: Mutex<Option<Tables>>,
     positions: Mutex<Option<DevicePositions>>,
+    /// The last run's.
+    adapters: Mutex<Adapters>,
 }
 
 /// The last run's positions.
@@ -64,6 +70,47 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl GpuTransformer {
+    /// Loads `dir`, the pipeline's `transformer` folder, to compute in `dtype` (f32, f16 or bf16).
+    ///
+    /// # Errors
+    /// Those of [`crate::transformer::CogVideoXTransformer3DModel::load`]; [`Error::Device`].
+    pub fn open(
+        dir: &Path,
+        dtype: DType,
+        device: &Device,
+        plan: &MemoryPlan,
+        precision: Precision,
+    ) -> Result<Self> {
+        let config = TransformerConfig::load(&dir.join("config.json"))?;
+        let source = Source::open(dir, DIFFUSERS_STEM, device)?;
+        Self::load(config, source, dtype, device, plan.transformer_memory(), precision)
+    }
+
+    /// As [`crate::transformer::CogVideoXTransformer3DModel::positions`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn positions(&self, frames: usize, height: usize, width: usize) -> Result<Positions> {
+        let maker = PositionMaker { config: &self.config, learned_table: self.learned_table.as_ref() };
+        maker.make([frames, height, width], self.dtype)
+    }
+
+    /// As [`crate::transformer::CogVideoXTransformer3DModel::forward`]; adapters are computed beside their layers,
+    /// as diffusers does with `set_adapters`, and stay on the device until others are asked for.
+    ///
+    /// # Errors
+    /// As there; [`Error::Device`].
+    pub fn forward(
+        &self,
+        input: &TransformerInput<'_>,
+        check: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<HostTensor> {
+        let outputs = self.start(input, check)?;
+        // Every part is asked for before the first is waited for.
+        let outputs = outputs.iter().map(to_host).collect::<Result<Vec<_>>>()?;
+        Ok(HostTensor::cat(&outputs, 0)?)
+    }
+
     /// # Errors
     /// Those of the weights, and of the device's memory.
     pub(crate) fn load(
@@ -100,6 +147,7 @@ impl GpuTransformer {
             proj_out: root.pp("proj_out").linear(dim, config.patch_values(config.out_channels), true)?,
             tables: Mutex::default(),
             positions: Mutex::default(),
+            adapters: Mutex::new(Adapters::none(config.num_layers)),
             device: device.clone(),
             dtype,
             memory,
@@ -165,14 +213,16 @@ impl GpuTransformer {
             return Err(Error::invalid("latents", message));
         }
         let grid = Grid::of(&self.config, [frames, height, width])?;
-        self.check_lora(input.lora)?;
+        lora::check(input.lora, &self.config)?;
         self.prepare(&[input.timestep], input.ofs)?;
         let tables = locked(&self.tables);
         let tables = tables.as_ref().ok_or_else(not_prepared)?;
         let mut positions = locked(&self.positions);
         self.place(input.positions, &mut positions)?;
         let positions = positions.as_ref().ok_or_else(not_prepared)?;
-        let step = Step { timestep: input.timestep, grid, positions, tables };
+        let mut adapters = locked(&self.adapters);
+        adapters.set(input.lora, self.dtype, &self.device)?;
+        let step = Step { timestep: input.timestep, grid, positions, tables, adapters: &adapters };
         let latents = to_device(input.hidden_states, &self.device)?;
         let text = to_device(input.encoder_hidden_states, &self.device)?;
         let count = if self.memory.sequential_guidance { 1 } else { batch };
@@ -206,7 +256,8 @@ impl GpuTransformer {
             let rows = step.tables.block(index, step.timestep).ok_or_else(not_prepared)??;
             let (heads, ff_rows) = (self.config.num_attention_heads, self.memory.ff_rows);
             let score_bound = self.score_bounds[index];
-            block.forward(&x, &BlockInput { heads, rows, rotary, streams, score_bound, ff_rows })
+            let adapters = step.adapters.block(index);
+            block.forward(&x, &BlockInput { heads, rows, rotary, streams, score_bound, ff_rows, adapters })
         })?;
         // diffusers norms the text tokens too and drops them.
         let video = patch::video_part(&x, text_len)?;
@@ -228,6 +279,7 @@ struct Step<'a> {
     grid: Grid,
     positions: &'a DevicePositions,
     tables: &'a Tables,
+    adapters: &'a Adapters,
 }
 
 fn not_prepared() -> Error {
@@ -240,8 +292,7 @@ impl Denoiser for GpuTransformer {
     }
 
     fn positions(&self, frames: usize, height: usize, width: usize) -> Result<Positions> {
-        let maker = PositionMaker { config: &self.config, learned_table: self.learned_table.as_ref() };
-        maker.make([frames, height, width], self.dtype)
+        self.positions(frames, height, width)
     }
 
     fn prepare(&self, timesteps: &[usize], ofs: f32) -> Result<()> {
@@ -265,10 +316,7 @@ impl Denoiser for GpuTransformer {
         input: &TransformerInput<'_>,
         check: &mut dyn FnMut() -> Result<()>,
     ) -> Result<HostTensor> {
-        let outputs = self.start(input, check)?;
-        // Every part is asked for before the first is waited for.
-        let outputs = outputs.iter().map(to_host).collect::<Result<Vec<_>>>()?;
-        Ok(HostTensor::cat(&outputs, 0)?)
+        self.forward(input, check)
     }
 }
 

@@ -6,11 +6,10 @@
 use candle_core::Tensor;
 
 use super::{VideoFrames, postprocess};
-use crate::lora::{self, LoraChoice};
+use crate::Result;
 use crate::text_encoder::T5EncoderModel;
 use crate::transformer::{CogVideoXTransformer3DModel, Positions, TransformerConfig, TransformerInput};
 use crate::vae::{AutoencoderKlCogVideoX, Check, Tiling, VaeConfig};
-use crate::{Error, Result};
 
 /// The parts that hold weights.
 pub(crate) struct Components {
@@ -43,14 +42,6 @@ pub(crate) trait Denoiser: Send {
 
     /// `(b, f, out_channels, h, w)`; `check` is called between blocks.
     fn forward(&self, input: &TransformerInput<'_>, check: &mut dyn FnMut() -> Result<()>) -> Result<Tensor>;
-
-    /// Whether adapters can be applied, and these fit; asked before any work.
-    fn check_lora(&self, lora: &[LoraChoice]) -> Result<()> {
-        if lora.is_empty() {
-            return Ok(());
-        }
-        Err(Error::invalid("lora", "adapters are applied on a CPU only, this model runs on a GPU"))
-    }
 }
 
 /// Pictures to latents and back.
@@ -96,10 +87,6 @@ impl Denoiser for CogVideoXTransformer3DModel {
 
     fn forward(&self, input: &TransformerInput<'_>, check: &mut dyn FnMut() -> Result<()>) -> Result<Tensor> {
         self.forward(input, check)
-    }
-
-    fn check_lora(&self, lora: &[LoraChoice]) -> Result<()> {
-        lora::check(lora, self.config())
     }
 }
 

@@ -31,6 +31,7 @@ use self::state::LoopState;
 use crate::description::ModelDescription;
 use crate::digest::sha256;
 use crate::gpu::MemoryPlan;
+use crate::lora;
 use crate::noise::Generator;
 use crate::params::{GenerationParams, LatentShape};
 use crate::scheduler::Schedule;
@@ -205,7 +206,7 @@ impl CogVideoXPipeline {
         let tiles = params.vae_tiling || self.memory_plan().is_some_and(|plan| plan.vae_tiling);
         let tiling = if tiles { Some(self.components.vae.default_tiling()) } else { None };
         self.check_image(params)?;
-        self.components.transformer.check_lora(&params.lora)?;
+        lora::check(&params.lora, self.components.transformer.config())?;
         let run = Run { params, shape, schedule, tiling };
         let resumed = resume.map(|checkpoint| self.resume(checkpoint, &run)).transpose()?;
 

@@ -1,9 +1,14 @@
 //! `transformer/config.json` with the defaults of diffusers' `CogVideoXTransformer3DModel.__init__`.
 //!
 //! The published 2B file was written by an older diffusers and lacks the later keys, so every key has its default.
-//! Relies on nothing; must not know weights.
+//! Must not know weights.
+
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+use crate::pipeline_config::read_config;
+use crate::{Error, Result};
 
 /// The transformer's configuration. Sizes are of latents, frames are of pixels.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -101,6 +106,16 @@ impl Default for TransformerConfig {
 }
 
 impl TransformerConfig {
+    /// Reads and checks `path`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for another class, or a value that this crate does not know.
+    pub(crate) fn load(path: &Path) -> Result<Self> {
+        let config = read_config::<Self>(path, &["CogVideoXTransformer3DModel"])?.config;
+        config.check().map_err(|message| Error::config(path, message))?;
+        Ok(config)
+    }
+
     /// Width of the token stream.
     pub fn inner_dim(&self) -> usize {
         self.num_attention_heads * self.attention_head_dim
@@ -117,7 +132,7 @@ impl TransformerConfig {
     }
 
     /// What diffusers' constructor or first forward would refuse, or this crate does not implement, with the key.
-    pub(crate) fn check(&self) -> Result<(), String> {
+    fn check(&self) -> std::result::Result<(), String> {
         let positive = [
             ("num_attention_heads", self.num_attention_heads),
             ("attention_head_dim", self.attention_head_dim),

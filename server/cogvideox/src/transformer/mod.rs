@@ -22,7 +22,6 @@ use crate::lora::{self, LoraChoice};
 use crate::ops::linear::Linear;
 use crate::ops::norm::{LayerNorm, Modulation, ShiftScale, Streams};
 use crate::ops::silu;
-use crate::pipeline_config::read_config;
 use crate::weights::{DIFFUSERS_STEM, WeightScope, Weights};
 use crate::{Error, Result};
 
@@ -84,9 +83,7 @@ impl CogVideoXTransformer3DModel {
     /// [`Error::Config`], [`Error::Weights`], [`Error::MissingTensor`], [`Error::TensorShape`] or
     /// [`Error::SurplusTensors`] when the folder is not this model's.
     pub fn load(dir: &Path, dtype: DType, device: &Device) -> Result<Self> {
-        let path = dir.join("config.json");
-        let config = read_config::<TransformerConfig>(&path, &["CogVideoXTransformer3DModel"])?.config;
-        config.check().map_err(|message| Error::config(&path, message))?;
+        let config = TransformerConfig::load(&dir.join("config.json"))?;
         let weights = Weights::open(dir, DIFFUSERS_STEM)?;
         let model = Self::from_weights(config, &weights.root(dtype, device))?;
         weights.finish()?;

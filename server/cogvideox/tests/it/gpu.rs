@@ -14,7 +14,7 @@ pub(crate) fn emulator() -> Device {
 }
 
 /// The smallest plan: everything is streamed, split and tiled but the VAE, whose tiles change pixels.
-fn smallest() -> MemoryPlan {
+pub(crate) fn smallest() -> MemoryPlan {
     MemoryPlan {
         text_encoder: Residence::Streamed,
         transformer: Residence::Streamed,

@@ -6,36 +6,53 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use cogvideox::CogVideoXPipeline;
-use cogvideox::gpu::{MemoryPlan, Placement};
 use cogvideox::lora::{LoraAdapter, LoraChoice};
-use cogvideox::transformer::{CogVideoXTransformer3DModel, TransformerInput};
+use cogvideox::transformer::{CogVideoXTransformer3DModel, Positions, TransformerInput};
 
 use crate::checkpoint::{break_off, params, run};
 use crate::golden::{Golden, assert_close};
-use crate::gpu::{emulator, load_with};
 
-fn file(form: &str, name: &str) -> PathBuf {
+pub(crate) fn file(form: &str, name: &str) -> PathBuf {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/lora");
     golden.join(form).join(format!("{name}.safetensors"))
 }
 
-fn choice(path: &Path, scale: f64) -> LoraChoice {
+pub(crate) fn choice(path: &Path, scale: f64) -> LoraChoice {
     LoraChoice { adapter: Arc::new(LoraAdapter::load(path).unwrap()), scale }
+}
+
+/// The golden's input.
+pub(crate) fn input<'a>(
+    golden: &'a Golden,
+    positions: &'a Positions,
+    lora: &'a [LoraChoice],
+) -> TransformerInput<'a> {
+    TransformerInput {
+        hidden_states: golden.get("latents.init"),
+        encoder_hidden_states: golden.get("text.plain.embeds"),
+        timestep: 499,
+        ofs: 2.0,
+        positions,
+        lora,
+    }
+}
+
+/// Frames, height and width of the golden's input.
+pub(crate) fn size(golden: &Golden) -> [usize; 3] {
+    let (_, frames, _, height, width) = golden.get("latents.init").dims5().unwrap();
+    [frames, height, width]
+}
+
+/// Both of a form's adapters at the golden's scales.
+pub(crate) fn both(form: &str) -> [LoraChoice; 2] {
+    [choice(&file(form, "motion"), 0.8), choice(&file(form, "style"), -0.5)]
 }
 
 /// One forward of the golden's input.
 fn forward(golden: &Golden, model: &CogVideoXTransformer3DModel, lora: &[LoraChoice]) -> Tensor {
-    let hidden_states = golden.get("latents.init");
-    let (_, frames, _, height, width) = hidden_states.dims5().unwrap();
-    let input = TransformerInput {
-        hidden_states,
-        encoder_hidden_states: golden.get("text.plain.embeds"),
-        timestep: 499,
-        ofs: 2.0,
-        positions: &model.positions(frames, height, width).unwrap(),
-        lora,
-    };
-    model.forward(&input, &mut || Ok(())).unwrap()
+    let [frames, height, width] = size(golden);
+    let positions = model.positions(frames, height, width).unwrap();
+    model.forward(&input(golden, &positions, lora), &mut || Ok(())).unwrap()
 }
 
 fn load(form: &str) -> (Golden, CogVideoXTransformer3DModel) {
@@ -59,8 +76,7 @@ fn rewritten(from: &Path, to: &Path, rename: impl Fn(&str) -> String) {
 fn two_adapters_at_once_are_diffusers_and_leave_the_model_as_it_was() {
     for form in ["2b", "5b"] {
         let (golden, model) = load(form);
-        let lora = [choice(&file(form, "motion"), 0.8), choice(&file(form, "style"), -0.5)];
-        let found = forward(&golden, &model, &lora);
+        let found = forward(&golden, &model, &both(form));
         let expected = candle_core::safetensors::load(file(form, "golden"), &Device::Cpu).unwrap();
         for way in ["fuse_lora", "set_adapters"] {
             assert_close(&format!("{form} {way}"), &found, &expected[way], 1e-4);
@@ -132,13 +148,4 @@ fn a_run_does_not_go_on_with_another_adapter_or_scale() {
         let message = run(&pipeline, &with(lora), None).unwrap_err().to_string();
         assert!(message.starts_with("lora: expected a scale"), "{message}");
     }
-}
-
-#[test]
-fn a_device_says_that_it_applies_none() {
-    let pipeline = load_with(&Golden::open("5b"), Placement::single(emulator()), MemoryPlan::RESIDENT);
-    let mut params = params(&pipeline, cogvideox::scheduler::SchedulerKind::Ddim);
-    params.lora = vec![choice(&file("5b", "motion"), 1.0)];
-    let message = run(&pipeline, &params, None).unwrap_err().to_string();
-    assert!(message.starts_with("lora: adapters are applied on a CPU only"), "{message}");
 }

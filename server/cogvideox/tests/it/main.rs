@@ -10,6 +10,7 @@
 mod checkpoint;
 mod golden;
 mod gpu;
+mod gpu_lora;
 mod gpu_vae;
 mod guidance;
 mod image;
@@ -17,6 +18,7 @@ mod lora;
 mod noise;
 mod pipeline;
 mod preview;
+mod repository;
 mod scheduler;
 mod text_encoder;
 mod tokenizer;

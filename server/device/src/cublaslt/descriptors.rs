@@ -4,10 +4,18 @@ use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys;
 use sys::cublasLtMatmulDescAttributes_t as Attribute;
 use sys::cublasLtMatmulPreferenceAttributes_t as Preference;
-use sys::cublasStatus_t as Status;
 
 use crate::ops::gemm::Product;
+use crate::status::Failure;
 use crate::{Error, Result};
+
+/// False if the library says that it cannot do this, rather than that something broke.
+pub(super) fn done_or_refused(outcome: Result<()>) -> Result<bool> {
+    match outcome {
+        Err(Error::Unsupported { .. }) => Ok(false),
+        outcome => outcome.map(|()| true),
+    }
+}
 
 /// A handle of the library.
 #[derive(Clone, Copy, Debug)]
@@ -32,17 +40,7 @@ pub(super) struct Layout(pub(super) Handle<sys::cublasLtMatrixLayout_t>);
 pub(super) struct Preferences(pub(super) sys::cublasLtMatmulPreference_t);
 
 pub(super) fn check<T>(call: &'static str, outcome: std::result::Result<T, CublasError>) -> Result<T> {
-    outcome.map_err(|error| Error::Call { call, message: format!("{error}") })
-}
-
-/// Whether the library says that it cannot do this, rather than that something broke.
-pub(super) fn is_refusal(status: Status) -> bool {
-    matches!(
-        status,
-        Status::CUBLAS_STATUS_NOT_SUPPORTED
-            | Status::CUBLAS_STATUS_INVALID_VALUE
-            | Status::CUBLAS_STATUS_ARCH_MISMATCH
-    )
+    outcome.map_err(|error| Failure::of_cublas(error.0).error(call, format!("{error}")))
 }
 
 #[expect(unsafe_code, reason = "the library's API")]
@@ -61,10 +59,7 @@ impl Descriptor {
         let outcome = unsafe {
             result::set_matmul_desc_attribute(self.0.0, attribute, (&raw const value).cast(), size_of::<T>())
         };
-        match outcome {
-            Err(CublasError(status)) if is_refusal(status) => Ok(false),
-            outcome => check("cublasLtMatmulDescSetAttribute", outcome).map(|()| true),
-        }
+        done_or_refused(check("cublasLtMatmulDescSetAttribute", outcome))
     }
 
     /// A scale for each row of W and of x.

@@ -16,6 +16,7 @@ use crate::cublaslt::CublasLt;
 use crate::cudnn::Cudnn;
 use crate::device::{Backend, Capability, Settings};
 use crate::launch::Launch;
+use crate::status::Failure;
 use crate::{Error, Result};
 
 include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
@@ -65,26 +66,11 @@ fn check<T>(call: &'static str, outcome: std::result::Result<T, DriverError>) ->
 }
 
 fn driver_error(call: &'static str, error: DriverError) -> Error {
-    use sys::CUresult as Code;
-    let name = error
-        .error_name()
-        .map_or_else(|_| format!("{:?}", error.0), |name| name.to_string_lossy().into_owned());
-    match error.0 {
-        // cuda.h: "the process must be terminated and relaunched" (or the GPU needs service).
-        Code::CUDA_ERROR_ILLEGAL_ADDRESS
-        | Code::CUDA_ERROR_LAUNCH_TIMEOUT
-        | Code::CUDA_ERROR_ASSERT
-        | Code::CUDA_ERROR_HARDWARE_STACK_ERROR
-        | Code::CUDA_ERROR_ILLEGAL_INSTRUCTION
-        | Code::CUDA_ERROR_MISALIGNED_ADDRESS
-        | Code::CUDA_ERROR_INVALID_ADDRESS_SPACE
-        | Code::CUDA_ERROR_INVALID_PC
-        | Code::CUDA_ERROR_LAUNCH_FAILED
-        | Code::CUDA_ERROR_ECC_UNCORRECTABLE
-        | Code::CUDA_ERROR_NVLINK_UNCORRECTABLE
-        | Code::CUDA_ERROR_DEINITIALIZED => Error::Lost(format!("{call}: {name}")),
-        _ => Error::Call { call, message: name },
-    }
+    Failure::of_driver(error.0).error(call, name_of(&error))
+}
+
+fn name_of(error: &DriverError) -> String {
+    error.error_name().map_or_else(|_| format!("{:?}", error.0), |name| name.to_string_lossy().into_owned())
 }
 
 #[expect(unsafe_code, reason = "the driver's API")]
@@ -141,10 +127,10 @@ impl Cuda {
             library_notes.push("no libraries, as asked; this program's own kernels do their work".to_owned());
         } else {
             let measured = settings.measured_algorithms;
-            cublaslt = noted(CublasLt::new(measured), CublasLt::note, &mut library_notes);
+            cublaslt = noted(CublasLt::new(measured), CublasLt::note, &mut library_notes)?;
             // SAFETY: `drop` destroys the stream after the library's handle.
             let opened = unsafe { Cudnn::new(stream.cast(), measured) };
-            cudnn = noted(opened, Cudnn::note, &mut library_notes);
+            cudnn = noted(opened, Cudnn::note, &mut library_notes)?;
         }
         let cuda = Self {
             ordinal,
@@ -238,21 +224,43 @@ impl Cuda {
 
     fn out_of_memory(&self, requested_bytes: usize) -> Error {
         let (free, total) = result::mem_get_info().unwrap_or_default();
-        Error::OutOfMemory {
-            requested_bytes,
-            used_bytes: total.saturating_sub(free),
-            limit: format!("{} has {total}", self.name),
+        let limit = format_args!("{} has {total}", self.name);
+        Error::out_of_memory(requested_bytes, total.saturating_sub(free), limit)
+    }
+
+    /// Gives what the pool holds for later tensors back to the driver.
+    fn release_freed_memory(&self) -> Result<()> {
+        self.synchronize()?;
+        // SAFETY: the pool is this device's.
+        check("cuMemPoolTrimTo", unsafe { result::mem_pool::trim_to(self.pool.0, 0) })
+    }
+
+    /// A library's or launch's failure, after a look at what is behind it. A GPU that faulted says so when it is waited
+    /// for. Where memory was short, what the pool holds is given back: whoever tries with less finds it there.
+    pub(crate) fn examined(&self, error: Error) -> Error {
+        match &error {
+            Error::Call { .. } => self.synchronize().err().unwrap_or(error),
+            Error::OutOfMemory(_) => match self.release_freed_memory() {
+                Err(lost @ Error::Lost(_)) => lost,
+                _ => error,
+            },
+            _ => error,
         }
     }
 }
 
-/// An optional library, and a sentence about it: its own, or why it is missing.
-fn noted<T>(library: Result<T>, note: impl Fn(&T) -> String, notes: &mut Vec<String>) -> Option<T> {
-    notes.push(match &library {
-        Ok(library) => note(library),
-        Err(error) => format!("{error}; this program's own kernels do its work"),
-    });
-    library.ok()
+/// An optional library, and a sentence about it: its own, or why it is missing. One that only lacked memory is no
+/// missing one.
+fn noted<T>(library: Result<T>, note: impl Fn(&T) -> String, notes: &mut Vec<String>) -> Result<Option<T>> {
+    match library {
+        Err(error) if error.is_of_device() => return Err(error),
+        Err(error) => notes.push(format!("{error}; this program's own kernels do its work")),
+        Ok(library) => {
+            notes.push(note(&library));
+            return Ok(Some(library));
+        }
+    }
+    Ok(None)
 }
 
 #[expect(unsafe_code, reason = "the driver's API")]
@@ -274,9 +282,7 @@ impl Backend for Cuda {
             Err(_) => {}
         }
         // The pool may hold enough in pieces that are too small: give them back and ask once more.
-        self.synchronize()?;
-        // SAFETY: the pool is this device's.
-        check("cuMemPoolTrimTo", unsafe { result::mem_pool::trim_to(self.pool.0, 0) })?;
+        self.release_freed_memory()?;
         // SAFETY: as above.
         unsafe { result::malloc_async(self.stream.0, bytes) }.map_err(|error| match error.0 {
             sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => self.out_of_memory(bytes),
@@ -328,11 +334,9 @@ impl Backend for Cuda {
         let outcome = unsafe {
             result::launch_kernel(function, grid, block, launch.shared_bytes, self.stream.0, &mut params)
         };
-        outcome.map_err(|error| match driver_error("cuLaunchKernel", error) {
-            Error::Call { call, message } => {
-                Error::Call { call, message: format!("{}: {message}", launch.kernel) }
-            }
-            other => other,
+        outcome.map_err(|error| {
+            let message = format!("{}: {}", launch.kernel, name_of(&error));
+            self.examined(Failure::of_driver(error.0).error("cuLaunchKernel", message))
         })
     }
 

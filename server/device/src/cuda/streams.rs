@@ -3,7 +3,7 @@
 use cudarc::driver::{result, sys};
 
 use super::{Cuda, Handle, check};
-use crate::Result;
+use crate::{Error, Result};
 
 /// An event of the driver; keeps the process' primary context alive by number.
 #[derive(Debug)]
@@ -123,9 +123,10 @@ impl Cuda {
         self.bind()?;
         // Not write-combined: `Pinned::store` and the loader's threads read and write it by the processor.
         // SAFETY: freed in `drop`.
-        let pointer = check("cuMemHostAlloc", unsafe {
-            result::malloc_host(bytes.max(1), sys::CU_MEMHOSTALLOC_PORTABLE)
-        })?;
+        let outcome = unsafe { result::malloc_host(bytes.max(1), sys::CU_MEMHOSTALLOC_PORTABLE) };
+        // Whatever it is short of, it is not the GPU's memory.
+        let pointer = outcome
+            .map_err(|error| Error::Call { call: "cuMemHostAlloc", message: super::name_of(&error) })?;
         // SAFETY: just allocated with at least this size.
         unsafe { pointer.cast::<u8>().write_bytes(0, bytes) };
         Ok(PinnedMemory { pointer: Handle(pointer.cast()), bytes })

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use super::{Handle, Library, Plan, Plans, Timing, Work, Workspace};
 use crate::cuda::Cuda;
-use crate::device::Backend;
 use crate::{Device, Dtype, Error, Result, Tensor};
 
 const WARM_UP_RUNS: usize = 2;
@@ -37,14 +36,17 @@ impl Cudnn {
     /// The stream is of that GPU and outlives the result.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] without the library, with an older one, or if it does not take the GPU.
+    /// [`Error::Unavailable`] without the library, with an older one, or if it does not take the GPU;
+    /// [`Error::OutOfMemory`].
     #[expect(unsafe_code, reason = "the caller's promise is handed on")]
     pub(crate) unsafe fn new(stream: *mut std::ffi::c_void, measured: bool) -> Result<Self> {
         let library = Library::open(None)?;
         let version = library.version_text();
         // SAFETY: the caller's promise.
-        let handle = unsafe { Handle::new(&library, stream) }
-            .map_err(|error| Error::Unavailable(format!("cuDNN {version}: {error}")))?;
+        let handle = unsafe { Handle::new(&library, stream) }.map_err(|error| match error {
+            error if error.is_of_device() => error,
+            other => Error::Unavailable(format!("cuDNN {version}: {other}")),
+        })?;
         Ok(Self { version, measured, plans: Mutex::new(Plans::new(handle)) })
     }
 
@@ -59,7 +61,8 @@ impl Cudnn {
     /// As of [`Plan::execute`], for operands on `device`, whose library this is.
     ///
     /// # Errors
-    /// [`Error::Lost`] if the GPU faulted, [`Error::OutOfMemory`] for a workspace, otherwise what cuDNN says.
+    /// [`Error::Lost`] if the GPU faulted, [`Error::OutOfMemory`] for a workspace or for what cuDNN itself asks for,
+    /// otherwise what cuDNN says.
     #[expect(unsafe_code, reason = "the caller's promise is handed on")]
     pub(crate) unsafe fn run(
         &self,
@@ -77,12 +80,7 @@ impl Cudnn {
         // SAFETY: as above.
         let execute = |handle: &Handle, plan: &Plan| unsafe { call.execute(handle, plan) };
         let timing: Option<Timing<'_>> = if self.measured { Some(&time) } else { None };
-        let outcome = plans.run(work, workspace_limit_bytes, timing, execute);
-        if matches!(outcome, Err(Error::Call { .. })) {
-            // A GPU that faulted says so here.
-            cuda.synchronize()?;
-        }
-        outcome
+        plans.run(work, workspace_limit_bytes, timing, execute).map_err(|error| cuda.examined(error))
     }
 }
 

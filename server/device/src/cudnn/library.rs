@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::sys::{self, Functions, Opaque};
+use crate::status::Failure;
 use crate::{Error, Result};
 
 /// The name that all of cuDNN 9 has.
@@ -58,7 +59,7 @@ impl Library {
     }
 
     /// Turns a status into an error with cuDNN's own words; `subject` is what the call was about. What cuDNN does not
-    /// support is [`Error::Unsupported`].
+    /// support is [`Error::Unsupported`]; if it finds no room on the GPU, that is [`Error::OutOfMemory`].
     pub(super) fn check(
         &self,
         call: &'static str,
@@ -69,10 +70,7 @@ impl Library {
             return Ok(());
         }
         let message = format!("{subject}: status {status}: {}", self.last_error());
-        if status / sys::STATUS_CATEGORY == sys::NOT_SUPPORTED / sys::STATUS_CATEGORY {
-            return Err(Error::Unsupported { call, message });
-        }
-        Err(Error::Call { call, message })
+        Err(Failure::of_cudnn(status).error(call, message))
     }
 
     /// What went wrong last on this thread.

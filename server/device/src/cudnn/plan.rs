@@ -136,12 +136,13 @@ fn device_pointer(address: u64) -> *mut c_void {
 /// The first engine that can be made ready and needs no more workspace than this.
 ///
 /// # Errors
-/// Why the last one failed, if all do.
+/// Why the last one failed, if all do. [`Error::OutOfMemory`] and [`Error::Lost`] end the search.
 pub fn first_plan(engines: Vec<Engine>, target: &Target<'_>, workspace_limit_bytes: usize) -> Result<Plan> {
     let mut failure = None;
     for engine in engines {
         match ready(engine, target, workspace_limit_bytes) {
             Ok(plan) => return Ok(plan),
+            Err(error) if error.is_of_device() => return Err(error),
             Err(error) => failure = Some(error),
         }
     }
@@ -172,6 +173,7 @@ pub fn fastest_plan(
         }
         let plan = match ready(engine, target, workspace_limit_bytes) {
             Ok(plan) => plan,
+            Err(error) if error.is_of_device() => return Err(error),
             Err(error) => {
                 failure = Some(error);
                 continue;

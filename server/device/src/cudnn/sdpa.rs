@@ -67,6 +67,7 @@ impl SdpaGraph {
         let unified = self.unified(target).and_then(|graph| propose(&graph, target));
         match unified {
             Ok(engines) if !engines.is_empty() => Ok(engines),
+            Err(error) if error.is_of_device() => Err(error),
             _ => self.composite_engines(target),
         }
     }

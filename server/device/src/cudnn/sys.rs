@@ -8,9 +8,6 @@ use std::ffi::{c_char, c_void};
 
 /// `cudnnStatus_t` of a call that did what it was asked.
 pub(super) const SUCCESS: u32 = 0;
-/// The first status of those that say "not supported"; thousands are categories.
-pub(super) const NOT_SUPPORTED: u32 = 3000;
-pub(super) const STATUS_CATEGORY: u32 = 1000;
 
 /// An opaque `cudnnBackendDescriptor_t` or `cudnnHandle_t`.
 pub(super) type Opaque = *mut c_void;

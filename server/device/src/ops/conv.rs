@@ -211,6 +211,13 @@ impl Conv3d {
     /// # Errors
     /// [`Error::Shape`] for tensors that do not fit, [`Error::OutOfMemory`].
     pub fn forward(&self, input: &Tensor, window: Window, residual: Option<&Tensor>) -> Result<Tensor> {
+        let out = Tensor::empty(input.device(), &self.out_dims(input, window)?, input.dtype())?;
+        self.forward_into(input, window, residual, &out)?;
+        Ok(out)
+    }
+
+    /// Of the output of [`Self::forward`].
+    fn out_dims(&self, input: &Tensor, window: Window) -> Result<[usize; 4]> {
         let [outs, kt, kh, kw, channels] = self.weight.dims_n::<5>(OP)?;
         let [frames, height, width, _] = input.dims_n::<4>(OP)?;
         expect(&self.weight, input, "input", &[frames, height, width, channels])?;
@@ -218,7 +225,25 @@ impl Conv3d {
         let Some(out_frames) = (frames + 1).checked_sub(kt) else {
             return Err(Error::shape(OP, format!("expected {} frames at least, found {frames}", kt - 1)));
         };
-        let dims = [out_frames, out_height, out_width, outs];
+        Ok([out_frames, out_height, out_width, outs])
+    }
+
+    /// [`Self::forward`] into a tensor that is there already, and neither the input nor the residual.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for tensors that do not fit, [`Error::OutOfMemory`] for a library's workspace.
+    pub fn forward_into(
+        &self,
+        input: &Tensor,
+        window: Window,
+        residual: Option<&Tensor>,
+        out: &Tensor,
+    ) -> Result<()> {
+        let [outs, kt, kh, kw, channels] = self.weight.dims_n::<5>(OP)?;
+        let dims = self.out_dims(input, window)?;
+        expect(&self.weight, out, "output", &dims)?;
+        let [frames, height, width, _] = input.dims_n::<4>(OP)?;
+        let [out_frames, out_height, out_width, _] = dims;
         let pixels = out_frames * out_height * out_width;
         // The kernels count pixels in 32 bits.
         if pixels.max(frames * height * width) > i32::MAX as usize || self.weight.len() > i32::MAX as usize {
@@ -227,9 +252,8 @@ impl Conv3d {
         if let Some(residual) = residual {
             expect(&self.weight, residual, "residual", &dims)?;
         }
-        let out = Tensor::empty(input.device(), &dims, input.dtype())?;
-        if library::convolve(self, input, window, residual, &out)? {
-            return Ok(out);
+        if library::convolve(self, input, window, residual, out)? {
+            return Ok(());
         }
         let args = ConvArgs {
             input: input.global(),
@@ -257,8 +281,7 @@ impl Conv3d {
         let blocks = pixels.div_ceil(tile_pixels) * outs.div_ceil(tile_outs);
         let launch =
             Launch::new(engine.kernel(input.dtype())?, blocks, THREADS).shared(engine.shared_bytes());
-        input.device().launch(&launch, &args)?;
-        Ok(out)
+        input.device().launch(&launch, &args)
     }
 }
 

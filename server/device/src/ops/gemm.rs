@@ -36,10 +36,12 @@ kernel_args! {
         n: u32,
         k: u32,
         gelu: u32,
+        accumulate: u32,
     }
 }
 
-/// A product and what is done to it: `out = activation(x W^T * row_scales * column_scales + bias)`.
+/// A product and what is done to it: `out = activation(x W^T * row_scales * column_scales + bias + held)`, where what
+/// is held is 0 or `out` as it was.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Product<'a> {
     /// `[.., k]`: f32, f16 or bf16; or i8 or f8e4m3, as the weight is.
@@ -52,6 +54,8 @@ pub(crate) struct Product<'a> {
     pub(crate) row_scales: Option<&'a Tensor>,
     /// `[n]`, f32.
     pub(crate) column_scales: Option<&'a Tensor>,
+    /// Whether what the result holds is added to, before the activation; of products without row scales only.
+    pub(crate) accumulate: bool,
     /// What follows.
     pub(crate) activation: Activation,
     /// `[.., n]`: f32, f16 or bf16; x' dtype if that is one of them.
@@ -103,6 +107,9 @@ impl Product<'_> {
         }
         if self.x.dtype().is_float() && self.x.dtype() != self.out.dtype() {
             return wrong("result", self.x.dtype().to_string(), self.out);
+        }
+        if self.accumulate && self.row_scales.is_some() {
+            return Err(Error::shape(OP, "a product of 8-bit rows is not added to a result"));
         }
         let all = [Some(self.x), Some(self.weight), self.bias, self.row_scales, self.column_scales];
         for tensor in all.into_iter().flatten() {
@@ -168,6 +175,7 @@ impl Product<'_> {
             n: n as u32,
             k: k as u32,
             gelu: u32::from(self.activation == Activation::GeluTanh),
+            accumulate: u32::from(self.accumulate),
         };
         let blocks = m.div_ceil(tile) * n.div_ceil(tile);
         self.out.device().launch(&Launch::new(kernel, blocks, THREADS).shared(shared_bytes), &args)

@@ -1,7 +1,9 @@
 //! Group normalisation of a chunk of frames, fused with what follows it in the video autoencoder.
 //!
-//! Statistics are joined in `f64` in a fixed order. Normalising, the condition and `SiLU` are one pass that writes
-//! where the next convolution reads, rounding after each step where `PyTorch` rounds. Must not know the autoencoder.
+//! A chunk comes in pieces of some frames, so that what it is turned into need not exist as a whole: first its
+//! statistics are taken, joined in `f64` in a fixed order, then piece after piece is normalised. Normalising, the
+//! condition and `SiLU` are one pass that writes where the next convolution reads, rounding after each step where
+//! `PyTorch` rounds. Must not know the autoencoder.
 
 use crate::launch::{FloatKernels, Global, Launch, float_kernels, kernel_args};
 use crate::{Dtype, Error, Result, Tensor};
@@ -19,6 +21,7 @@ const PIXELS_PER_THREAD: usize = 8;
 kernel_args! {
     struct MomentsArgs {
         x: Global,
+        origin: Global,
         partial: Global,
         pixels: u32,
         channels: u32,
@@ -27,7 +30,7 @@ kernel_args! {
     }
 
     struct CoefficientsArgs {
-        x: Global,
+        origin: Global,
         weight: Global,
         bias: Global,
         partial: Global,
@@ -45,6 +48,7 @@ kernel_args! {
         condition: Global,
         out: Global,
         frames: u32,
+        first_frame: u32,
         height: u32,
         width: u32,
         channels: u32,
@@ -63,6 +67,16 @@ pub struct GroupNorm {
     bias: Tensor,
     groups: usize,
     eps: f64,
+}
+
+/// A group norm of one chunk, whose statistics are known.
+#[derive(Debug)]
+pub struct ChunkNorm {
+    /// A factor for each channel, then a summand for each; none of an empty chunk.
+    coefficients: Option<Tensor>,
+    /// The whole chunk's `[frames, height, width, channels]`.
+    dims: [usize; 4],
+    dtype: Dtype,
 }
 
 /// How threads share channels: in vectors of 16 bytes where that fits, one by one otherwise.
@@ -111,27 +125,114 @@ impl GroupNorm {
         Ok(Self { weight, bias, groups, eps })
     }
 
-    /// `silu(norm(x))` of `x` `[frames, height, width, channels]` into `out`, of the same shape.
-    ///
-    /// The statistics are those of all of `x`. With a `condition`
-    /// `[latent frames, latent height, latent width, 2 * channels]`, a factor and a summand for each channel, taken from the nearest neighbour, stand between norm
-    /// and `SiLU`.
+    /// Takes the statistics of a chunk, all frames of all `pieces` `[frames, height, width, channels]` of it.
     ///
     /// # Errors
     /// [`Error::Shape`] for tensors that do not fit, [`Error::OutOfMemory`].
-    pub fn silu_into(&self, x: &Tensor, condition: Option<&Tensor>, out: &Tensor) -> Result<()> {
-        let latents = self.check(x, condition, out)?;
-        if x.is_empty() {
-            return Ok(());
+    pub fn measure(&self, pieces: &[Tensor]) -> Result<ChunkNorm> {
+        let dims = self.check(pieces)?;
+        let coefficients = if dims.contains(&0) { None } else { Some(self.coefficients(pieces, dims)?) };
+        Ok(ChunkNorm { coefficients, dims, dtype: self.weight.dtype() })
+    }
+
+    fn coefficients(
+        &self,
+        pieces: &[Tensor],
+        [frames, height, width, channels]: [usize; 4],
+    ) -> Result<Tensor> {
+        let device = self.weight.device();
+        let group_len = channels / self.groups;
+        let share = Share::of(channels, &pieces.iter().collect::<Vec<_>>());
+        let [lanes, vector_blocks] = share.lanes_and_blocks();
+        let pixels_per_block = lanes * PIXELS_PER_SUM;
+        let blocks_of = |piece: &Tensor| (piece.len() / channels).div_ceil(pixels_per_block);
+        let blocks: usize = pieces.iter().map(blocks_of).sum();
+        // Of `f64`, for which there is no dtype: two `f32` each.
+        let partial = Tensor::empty(device, &[blocks, channels, 2, 2], Dtype::F32)?;
+        let doubles = |tensor: &Tensor| Global { len: tensor.len() as u64 / 2, ..tensor.global() };
+        let origin = pieces.iter().find(|piece| !piece.is_empty()).map_or(Global::ABSENT, Tensor::global);
+        let mut first_block = 0;
+        for piece in pieces {
+            let blocks = blocks_of(piece);
+            let launch = Launch {
+                grid: [blocks as u32, vector_blocks as u32, 1],
+                ..Launch::new(share.kernel(MOMENTS, piece.dtype())?, 1, THREADS as u32)
+            };
+            let moments = MomentsArgs {
+                x: piece.global(),
+                origin,
+                partial: doubles(&partial.slice(first_block, blocks)?),
+                pixels: (piece.len() / channels) as u32,
+                channels: channels as u32,
+                group_len: group_len as u32,
+                pixels_per_block: pixels_per_block as u32,
+            };
+            device.launch(&launch.shared(THREADS * share.len * 2 * size_of::<f32>()), &moments)?;
+            first_block += blocks;
         }
-        let coefficients = self.coefficients(x)?;
-        let [frames, height, width, channels] = x.dims_n::<4>(OP)?;
+        let out = Tensor::empty(device, &[2, channels], Dtype::F32)?;
+        let launch = Launch::new(COEFFICIENTS.of(OP, self.weight.dtype())?, self.groups, THREADS as u32);
+        let coefficients = CoefficientsArgs {
+            origin,
+            weight: self.weight.global(),
+            bias: self.bias.global(),
+            partial: doubles(&partial),
+            out: out.global(),
+            eps: self.eps,
+            blocks: blocks as u32,
+            pixels: (frames * height * width) as u32,
+            channels: channels as u32,
+            group_len: group_len as u32,
+        };
+        device.launch(&launch.shared(THREADS * 2 * size_of::<f64>()), &coefficients)?;
+        Ok(out)
+    }
+
+    /// The chunk's frames, height, width and channels.
+    fn check(&self, pieces: &[Tensor]) -> Result<[usize; 4]> {
+        let [channels] = self.weight.dims_n::<1>(OP)?;
+        let Some(first) = pieces.first() else {
+            return Err(Error::shape(OP, "expected a chunk, found no piece"));
+        };
+        let [_, height, width, _] = first.dims_n::<4>(OP)?;
+        let mut dims = [0, height, width, channels];
+        for piece in pieces {
+            let [frames, ..] = piece.dims_n::<4>(OP)?;
+            expect(&self.weight, self.weight.dtype(), "x", piece, &[frames, height, width, channels])?;
+            dims[0] += frames;
+        }
+        // The kernels count pixels in 32 bits; rows and frames are the grid's.
+        if dims[0] * height * width > i32::MAX as usize || height.max(dims[0]) > 65_535 {
+            return Err(Error::shape(OP, format!("{dims:?} is too large")));
+        }
+        Ok(dims)
+    }
+}
+
+impl ChunkNorm {
+    /// `silu(norm(x))` into `out`, of the same shape, of a piece `x` of the chunk that begins with its `first_frame`.
+    ///
+    /// With a `condition` `[latent frames, latent height, latent width, 2 * channels]` of the whole chunk, a factor and a
+    /// summand for each channel, taken from the nearest neighbour, stand between norm and `SiLU`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for tensors that do not fit.
+    pub fn silu_into(
+        &self,
+        x: &Tensor,
+        first_frame: usize,
+        condition: Option<&Tensor>,
+        out: &Tensor,
+    ) -> Result<()> {
+        let latents = self.check(x, first_frame, condition, out)?;
+        let (Some(coefficients), false) = (&self.coefficients, x.is_empty()) else { return Ok(()) };
+        let [frames, height, width, channels] = self.dims;
         let tensors: Vec<&Tensor> = [x, out].into_iter().chain(condition).collect();
         let share = Share::of(channels, &tensors);
         let [lanes, vector_blocks] = share.lanes_and_blocks();
         let segments = width.div_ceil(lanes * PIXELS_PER_THREAD);
         let launch = Launch {
-            grid: [(segments * vector_blocks) as u32, height as u32, frames as u32],
+            grid: [(segments * vector_blocks) as u32, height as u32, x.dims()[0] as u32],
             ..Launch::new(share.kernel(APPLY, x.dtype())?, 1, THREADS as u32)
         };
         let args = ApplyArgs {
@@ -140,6 +241,7 @@ impl GroupNorm {
             condition: condition.map_or(Global::ABSENT, Tensor::global),
             out: out.global(),
             frames: frames as u32,
+            first_frame: first_frame as u32,
             height: height as u32,
             width: width as u32,
             channels: channels as u32,
@@ -152,75 +254,42 @@ impl GroupNorm {
         x.device().launch(&launch, &args)
     }
 
-    /// A factor for each channel, then a summand for each.
-    fn coefficients(&self, x: &Tensor) -> Result<Tensor> {
-        let [frames, height, width, channels] = x.dims_n::<4>(OP)?;
-        let (pixels, group_len) = (frames * height * width, channels / self.groups);
-        let share = Share::of(channels, &[x]);
-        let [lanes, vector_blocks] = share.lanes_and_blocks();
-        let pixels_per_block = lanes * PIXELS_PER_SUM;
-        let blocks = pixels.div_ceil(pixels_per_block);
-        // Of `f64`, for which there is no dtype: two `f32` each.
-        let partial = Tensor::empty(x.device(), &[blocks, channels, 2, 2], Dtype::F32)?;
-        let partial_global = Global { len: partial.len() as u64 / 2, ..partial.global() };
-        let launch = Launch {
-            grid: [blocks as u32, vector_blocks as u32, 1],
-            ..Launch::new(share.kernel(MOMENTS, x.dtype())?, 1, THREADS as u32)
-        };
-        let moments = MomentsArgs {
-            x: x.global(),
-            partial: partial_global,
-            pixels: pixels as u32,
-            channels: channels as u32,
-            group_len: group_len as u32,
-            pixels_per_block: pixels_per_block as u32,
-        };
-        x.device().launch(&launch.shared(THREADS * share.len * 2 * size_of::<f32>()), &moments)?;
-        let out = Tensor::empty(x.device(), &[2, channels], Dtype::F32)?;
-        let launch = Launch::new(COEFFICIENTS.of(OP, x.dtype())?, self.groups, THREADS as u32);
-        let coefficients = CoefficientsArgs {
-            x: x.global(),
-            weight: self.weight.global(),
-            bias: self.bias.global(),
-            partial: partial_global,
-            out: out.global(),
-            eps: self.eps,
-            blocks: blocks as u32,
-            pixels: pixels as u32,
-            channels: channels as u32,
-            group_len: group_len as u32,
-        };
-        x.device().launch(&launch.shared(THREADS * 2 * size_of::<f64>()), &coefficients)?;
-        Ok(out)
-    }
-
     /// The condition's frames, height and width.
-    fn check(&self, x: &Tensor, condition: Option<&Tensor>, out: &Tensor) -> Result<[usize; 3]> {
-        let [frames, height, width, _] = x.dims_n::<4>(OP)?;
-        let [channels] = self.weight.dims_n::<1>(OP)?;
-        let dims = [frames, height, width, channels];
-        let dtype = self.weight.dtype();
-        let expect = |name: &str, tensor: &Tensor, dims: &[usize]| {
-            self.weight.device().expect_same(OP, tensor.device())?;
-            if (tensor.dims(), tensor.dtype()) == (dims, dtype) {
-                return Ok(());
-            }
-            let (found, found_dtype) = (tensor.dims(), tensor.dtype());
-            let message = format!("{name}: expected {dtype} of {dims:?}, found {found_dtype} of {found:?}");
-            Err(Error::shape(OP, message))
-        };
-        expect("x", x, &dims)?;
-        expect("out", out, &dims)?;
-        // The kernels count pixels in 32 bits; rows and frames are the grid's.
-        if frames * height * width > i32::MAX as usize || height.max(frames) > 65_535 {
-            return Err(Error::shape(OP, format!("{dims:?} is too large")));
+    fn check(
+        &self,
+        x: &Tensor,
+        first_frame: usize,
+        condition: Option<&Tensor>,
+        out: &Tensor,
+    ) -> Result<[usize; 3]> {
+        let [chunk_frames, height, width, channels] = self.dims;
+        let [frames, ..] = x.dims_n::<4>(OP)?;
+        let end = first_frame + frames;
+        if end > chunk_frames {
+            return Err(Error::shape(OP, format!("frames {first_frame} to {end} of {chunk_frames}")));
         }
+        let dims = [frames, height, width, channels];
+        let like = self.coefficients.as_ref().unwrap_or(x);
+        expect(like, self.dtype, "x", x, &dims)?;
+        expect(like, self.dtype, "out", out, &dims)?;
         let Some(condition) = condition else { return Ok([0; 3]) };
         let [latent_frames, latent_height, latent_width, _] = condition.dims_n::<4>(OP)?;
-        expect("condition", condition, &[latent_frames, latent_height, latent_width, 2 * channels])?;
+        let dims = [latent_frames, latent_height, latent_width, 2 * channels];
+        expect(like, self.dtype, "condition", condition, &dims)?;
         if condition.is_empty() {
             return Err(Error::shape(OP, "condition: expected pixels, found none"));
         }
         Ok([latent_frames, latent_height, latent_width])
     }
+}
+
+/// Checks a tensor that lies beside another.
+fn expect(beside: &Tensor, dtype: Dtype, name: &str, found: &Tensor, dims: &[usize]) -> Result<()> {
+    beside.device().expect_same(OP, found.device())?;
+    if (found.dims(), found.dtype()) == (dims, dtype) {
+        return Ok(());
+    }
+    let (found, found_dtype) = (found.dims(), found.dtype());
+    let message = format!("{name}: expected {dtype} of {dims:?}, found {found_dtype} of {found:?}");
+    Err(Error::shape(OP, message))
 }

@@ -6,6 +6,7 @@
 
 pub use super::epilogue::Activation;
 use super::gemm::Product;
+pub use super::low_rank::LowRank;
 use super::{matmul, quantize};
 use crate::{Dtype, Error, Result, Tensor};
 
@@ -195,13 +196,38 @@ impl Linear {
     /// # Errors
     /// [`Error::Shape`]; [`Error::OutOfMemory`].
     pub fn forward(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        self.adapted(x, None, activation)
+    }
+
+    /// As [`Self::forward`], with what an adapter adds before the activation. As in diffusers, the layer's own result is
+    /// rounded before.
+    ///
+    /// # Errors
+    /// [`Error::Shape`]; [`Error::OutOfMemory`].
+    pub fn adapted(&self, x: &Tensor, adapter: Option<&LowRank>, activation: Activation) -> Result<Tensor> {
         let mut dims = x.dims().to_vec();
         if let Some(last) = dims.last_mut() {
             *last = self.out_features();
         }
         let out = Tensor::empty(x.device(), &dims, x.dtype())?;
-        self.forward_into(x, activation, &out)?;
+        self.adapted_into(x, adapter, activation, &out)?;
         Ok(out)
+    }
+
+    /// As [`Self::adapted`], overwriting `out`, which may be a part of a tensor; it must not overlap `x`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`]; [`Error::OutOfMemory`].
+    pub fn adapted_into(
+        &self,
+        x: &Tensor,
+        adapter: Option<&LowRank>,
+        activation: Activation,
+        out: &Tensor,
+    ) -> Result<()> {
+        let Some(adapter) = adapter else { return self.forward_into(x, activation, out) };
+        self.forward_into(x, Activation::Identity, out)?;
+        adapter.add_to(x, activation, out)
     }
 
     /// As [`Self::forward`], overwriting `out`, which may be a part of a tensor; it must not overlap `x`.
@@ -213,8 +239,16 @@ impl Linear {
             return Err(Error::shape(OP, format!("x: expected f32, f16 or bf16, found {}", x.dtype())));
         }
         let (weight, column_scales) = self.weight.parts();
-        let product =
-            Product { x, weight, bias: self.bias.as_ref(), row_scales: None, column_scales, activation, out };
+        let product = Product {
+            x,
+            weight,
+            bias: self.bias.as_ref(),
+            row_scales: None,
+            column_scales,
+            accumulate: false,
+            activation,
+            out,
+        };
         match self.weight.kind() {
             None | Some(EightBit::Int8WeightOnly) => matmul::run(&product),
             Some(kind @ (EightBit::Int8 | EightBit::Fp8)) => {

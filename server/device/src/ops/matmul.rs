@@ -86,6 +86,7 @@ fn fp8(product: &Product<'_>, Sizes { m, n, k }: Sizes) -> Result<bool> {
             bias: None,
             row_scales: None,
             column_scales: None,
+            accumulate: false,
             activation: Activation::Identity,
             out: &sums,
         };

@@ -12,6 +12,7 @@ pub mod group_norm;
 pub mod layout;
 pub(crate) mod library;
 pub mod linear;
+mod low_rank;
 mod matmul;
 pub mod norm;
 pub mod patch;

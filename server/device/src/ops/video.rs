@@ -1,4 +1,4 @@
-//! The autoencoder's work on frames: their number doubled and halved, tiles faded into each other, bytes.
+//! The autoencoder's work on frames: their number halved, tiles faded into each other, bytes.
 //!
 //! Videos are `[frames, height, width, channels]`. Rounds where diffusers rounds. Must not know the autoencoder.
 
@@ -39,26 +39,6 @@ kernel_args! {
         pixels: u64,
         channels: u32,
     }
-}
-
-/// Every frame twice, of an odd number the first one once.
-///
-/// # Errors
-/// [`Error::Shape`], [`Error::OutOfMemory`].
-pub fn double_frames(x: &Tensor) -> Result<Tensor> {
-    let [frames, height, width, channels] = x.dims_n::<4>("double_frames")?;
-    let out_frames = 2 * frames - frames % 2;
-    let out = Tensor::empty(x.device(), &[out_frames, height, width, channels], x.dtype())?;
-    let single = frames % 2;
-    if single == 1 {
-        out.slice(0, 1)?.copy_from(&x.slice(0, 1)?)?;
-    }
-    for index in single..frames {
-        for copy in 0..2 {
-            out.slice(2 * index - single + copy, 1)?.copy_from(&x.slice(index, 1)?)?;
-        }
-    }
-    Ok(out)
 }
 
 /// The means of pairs of frames, of an odd number the first one alone.

@@ -5,6 +5,8 @@ use crate::ops::group_norm::GroupNorm;
 use crate::{Device, Dtype, Result, Tensor};
 
 const EPS: f64 = 1e-6;
+/// Of a chunk that comes in pieces.
+const PIECE_FRAMES: usize = 2;
 
 /// Channels and groups, frames, height and width, and those of the condition.
 #[derive(Clone, Copy)]
@@ -53,11 +55,15 @@ fn compare(device: &Device, shape: Shape, dtype: Dtype) -> Result<Outcome> {
     };
     // Behind two frames that others fill.
     let padded = Tensor::zeros(device, &[frames + 2, height, width, channels], dtype)?;
-    GroupNorm::new(weight, bias, groups, EPS)?.silu_into(
-        &x,
-        condition.as_ref().map(|(tensor, _)| tensor),
-        &padded.slice(2, frames)?,
-    )?;
+    let pieces =
+        (0..frames).step_by(PIECE_FRAMES).map(|first| x.slice(first, PIECE_FRAMES.min(frames - first)));
+    let pieces = pieces.collect::<Result<Vec<_>>>()?;
+    let norm = GroupNorm::new(weight, bias, groups, EPS)?.measure(&pieces)?;
+    for (index, piece) in pieces.iter().enumerate() {
+        let first = index * PIECE_FRAMES;
+        let out = padded.slice(2 + first, piece.dims()[0])?;
+        norm.silu_into(piece, first, condition.as_ref().map(|(tensor, _)| tensor), &out)?;
+    }
 
     let group_len = channels / groups;
     let mut moments = vec![[0f64; 2]; groups];

@@ -10,6 +10,7 @@ mod epilogue;
 mod group_norm;
 mod layout;
 mod linear;
+mod low_rank;
 mod norm;
 mod patch;
 mod qk_norm_rope;
@@ -100,6 +101,7 @@ pub fn cases() -> Vec<Case> {
     elementwise::add(&mut cases);
     epilogue::add(&mut cases);
     linear::add(&mut cases);
+    low_rank::add(&mut cases);
     norm::add(&mut cases);
     patch::add(&mut cases);
     quantize::add(&mut cases);

@@ -1,6 +1,6 @@
 //! Linear layers: what they refuse, what a planner counts for them.
 
-use device::ops::linear::{Activation, EightBit, Linear, Weight};
+use device::ops::linear::{Activation, EightBit, Linear, LowRank, Weight};
 use device::{Capability, Device, Dtype, Settings, Tensor};
 
 const WORKSPACE_BYTES: usize = 32 << 20;
@@ -51,6 +51,38 @@ fn layers_side_by_side_are_of_one_kind() {
     assert!(refusal(Linear::concat(&[&dense, &layer(&device, 2, 16, Dtype::F16)])).contains("[2, 16]"));
     assert!(refusal(Linear::concat(&[])).contains("no layers"));
     assert!(refusal(eight_bit.to_8bit(EightBit::Int8)).contains("already"));
+}
+
+#[test]
+fn adapters_that_do_not_fit_are_refused() {
+    let device = emulator();
+    let linear = layer(&device, 6, 8, Dtype::Bf16);
+    let x = Tensor::zeros(&device, &[2, 8], Dtype::Bf16).unwrap();
+    let adapted = |dtype, [inputs, outputs]: [usize; 2]| {
+        let matrices = [&vec![0.0; 3 * inputs][..], &vec![0.0; outputs * 3]];
+        let low_rank = LowRank::from_f32(&device, dtype, 3, matrices)?;
+        linear.adapted(&x, Some(&low_rank), Activation::Identity)
+    };
+    assert_eq!(adapted(Dtype::Bf16, [8, 6]).unwrap().dims(), [2, 6]);
+    assert!(refusal(adapted(Dtype::Bf16, [7, 6])).contains("x: expected [.., 7]"));
+    assert!(refusal(adapted(Dtype::Bf16, [8, 5])).contains("result: expected 2 rows of 5"));
+    assert!(refusal(adapted(Dtype::F16, [8, 6])).contains("x in bf16 with a weight in f16"));
+    let uneven = LowRank::from_f32(&device, Dtype::Bf16, 3, [&[0.0; 7], &[0.0; 6]]);
+    assert!(refusal(uneven).contains("7 and 6 elements are no matrices of rank 3"));
+}
+
+#[test]
+fn an_adapter_takes_its_hidden_layer_beside_the_result() {
+    let device = Device::planner(Capability { major: 9, minor: 0 }, 80 << 30, Settings::default());
+    let linear = layer(&device, 1024, 512, Dtype::Bf16);
+    let low_rank = LowRank::from_f32(&device, Dtype::Bf16, 3, [&[0.0; 3 * 512], &[0.0; 1024 * 3]]).unwrap();
+    let x = Tensor::zeros(&device, &[4096, 512], Dtype::Bf16).unwrap();
+    let out = Tensor::zeros(&device, &[4096, 1024], Dtype::Bf16).unwrap();
+    let before = device.usage().used_bytes;
+    device.reset_peak();
+    linear.adapted_into(&x, Some(&low_rank), Activation::GeluTanh, &out).unwrap();
+    // Ranks are filled up to eight.
+    assert_eq!(device.usage().peak_bytes - before, WORKSPACE_BYTES + 4096 * 8 * 2);
 }
 
 #[test]

@@ -25,9 +25,14 @@ fn tensors_that_do_not_fit_are_refused() {
 
     assert!(GroupNorm::new(empty(&[6]), empty(&[6]), 4, 1e-6).is_err());
     let norm = GroupNorm::new(empty(&[4]), empty(&[4]), 2, 1e-6).unwrap();
-    norm.silu_into(&input, Some(&empty(&[1, 2, 3, 8])), &empty(&[4, 5, 6, 4])).unwrap();
-    assert!(norm.silu_into(&input, Some(&empty(&[1, 2, 3, 4])), &empty(&[4, 5, 6, 4])).is_err());
-    assert!(norm.silu_into(&input, None, &empty(&[5, 5, 6, 4])).is_err());
+    assert!(norm.measure(&[]).is_err());
+    assert!(norm.measure(&[input.clone(), empty(&[1, 5, 7, 4])]).is_err());
+    let norm = norm.measure(&[input.clone(), empty(&[1, 5, 6, 4])]).unwrap();
+    norm.silu_into(&input, 1, Some(&empty(&[1, 2, 3, 8])), &empty(&[4, 5, 6, 4])).unwrap();
+    assert!(norm.silu_into(&input, 2, None, &empty(&[4, 5, 6, 4])).is_err());
+    assert!(norm.silu_into(&input, 0, Some(&empty(&[1, 2, 3, 4])), &empty(&[4, 5, 6, 4])).is_err());
+    assert!(norm.silu_into(&input, 0, None, &empty(&[5, 5, 6, 4])).is_err());
+    assert!(conv.forward_into(&input, Window::SAME, None, &empty(&[3, 5, 6, 8])).is_err());
 
     assert!(channels_last(&input, 4).is_err());
     assert!(crop(&input, [3, 0], [3, 6]).is_err());
@@ -58,7 +63,9 @@ fn the_largest_layer_needs_no_more_than_its_tensors_and_a_little() {
     let condition = empty(&[3, 60, 90, 2 * channels]);
     let padded = empty(&[frames + 2, height, width, channels]);
     let before = device.usage().used_bytes;
-    norm.silu_into(&x, Some(&condition), &padded.slice(2, frames).unwrap()).unwrap();
+    let norm = norm.measure(std::slice::from_ref(&x)).unwrap();
+    norm.silu_into(&x, 0, Some(&condition), &padded.slice(2, frames).unwrap()).unwrap();
+    drop(norm);
     assert_eq!(device.usage().used_bytes, before);
     assert!(device.usage().peak_bytes - before < 8 << 20, "{:?}", device.usage());
     let out = conv.forward(&padded, Window::SAME, Some(&x)).unwrap();

@@ -4,6 +4,8 @@
 
 mod addresses;
 mod blocklist;
+mod hub;
+mod hub_stub;
 mod prompt_check;
 mod refiner;
 mod stub;

@@ -132,6 +132,8 @@ pub(crate) fn new_video(prompt: &str) -> NewVideo {
             use_dynamic_cfg: false,
             scheduler: "ddim".into(),
             seed: (1 << 53) - 1,
+            lora: Vec::new(),
+            image: None,
         },
         priority: 0,
         prompt_tokens: 12,

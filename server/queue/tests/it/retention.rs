@@ -1,8 +1,8 @@
 //! What is given up to make room, in which order, and what stays to be told of it.
 
-use queue::{EventKind, Owner, Status, VideoId};
+use queue::{DatabaseFile, EventKind, JobError, OutputFile, Owner, State, Status, VideoId};
 
-use crate::bench::{Bench, START_MS, finished};
+use crate::bench::{Bench, START_MS, finished, new_video};
 
 /// Completed videos, a second and `bytes` each.
 async fn completed(bench: &Bench, count: usize, bytes: u64) -> Vec<VideoId> {
@@ -33,7 +33,7 @@ async fn files_go_by_age_and_the_rows_stay() {
     assert_eq!(bench.kinds(ids[1]).await.last(), Some(&EventKind::Expired));
     assert_eq!(bench.kinds(ids[2]).await.last(), Some(&EventKind::Completed));
     assert_eq!(bench.queue.files_bytes().await.unwrap(), 1_000);
-    assert_eq!(bench.queue.output_keys().await.unwrap().len(), 3);
+    assert_eq!(bench.queue.file_keys().await.unwrap().len(), 3);
 }
 
 #[tokio::test]
@@ -93,4 +93,54 @@ async fn checkpoints_may_be_needed_by_whatever_is_not_settled() {
     let mut unsettled = bench.queue.unsettled().await.unwrap();
     unsettled.sort();
     assert_eq!(unsettled, [running, waiting]);
+}
+
+/// A waiting video that starts from a picture of 1,000 bytes.
+async fn with_image(bench: &Bench, key: &str) -> VideoId {
+    let mut new = new_video("a panda");
+    new.params.image = Some(OutputFile { key: key.into(), bytes: 1_000, sha256: "cd".repeat(32) });
+    bench.put(new).await.id
+}
+
+#[tokio::test]
+async fn a_picture_belongs_to_its_video_from_the_door_to_the_end() {
+    let bench = Bench::new().await;
+    let id = with_image(&bench, "input_1.image").await;
+    let backed_up = DatabaseFile::new(&bench.path()).files().await.unwrap();
+    assert_eq!(
+        backed_up,
+        [OutputFile { key: "input_1.image".into(), bytes: 1_000, sha256: "cd".repeat(32) }]
+    );
+    assert_eq!(bench.queue.file_keys().await.unwrap(), ["input_1.image"]);
+    let claim = bench.claim(&Owner::unique()).await;
+    bench.queue.complete(&claim.lease, finished(900)).await.unwrap();
+    assert_eq!(bench.queue.files_bytes().await.unwrap(), 2_000);
+    let expired = bench.queue.expire_oldest(1).await.unwrap();
+    let keys: Vec<_> = expired[0].files().map(|file| file.key.as_str()).collect();
+    assert_eq!(keys, ["video_1.mp4", "video_1.webp", "video_1.jpg", "input_1.image"]);
+    assert_eq!(bench.queue.file_keys().await.unwrap(), [""; 0]);
+    assert_eq!(bench.queue.delete(id, None).await.unwrap().files().count(), 4);
+}
+
+#[tokio::test]
+async fn the_picture_of_a_video_that_failed_goes_when_it_is_old() {
+    let bench = Bench::new().await;
+    let failed = with_image(&bench, "input_1.image").await;
+    let claim = bench.claim(&Owner::unique()).await;
+    let error = JobError { code: "internal".into(), message: "no".into() };
+    bench.queue.fail(&claim.lease, error).await.unwrap();
+    let waiting = with_image(&bench, "input_2.image").await;
+    let cancelled = with_image(&bench, "input_3.image").await;
+    bench.clock.advance_ms(5_000);
+    bench.queue.request_cancel(cancelled, None).await.unwrap();
+
+    let gone = bench.queue.expire_images(START_MS + 5_000).await.unwrap();
+    assert_eq!(gone.iter().map(|video| video.id).collect::<Vec<_>>(), [failed]);
+    let kept = bench.queue.get(failed).await.unwrap();
+    assert_eq!((kept.status, kept.expired_at_ms), (Status::Failed, Some(START_MS + 5_000)));
+    assert_eq!(kept.state(), State::Failed);
+    assert_eq!(bench.queue.file_keys().await.unwrap(), ["input_2.image", "input_3.image"]);
+    let gone = bench.queue.expire_images(i64::MAX).await.unwrap();
+    assert_eq!(gone.iter().map(|video| video.id).collect::<Vec<_>>(), [cancelled]);
+    assert!(bench.queue.get(waiting).await.unwrap().expired_at_ms.is_none());
 }

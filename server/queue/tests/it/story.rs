@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use queue::{
-    Counts, Error, Finished, JobError, ListQuery, NewVideo, Order, Owner, Queue, Stage, State, Status,
+    Counts, Error, Finished, JobError, ListQuery, Lora, NewVideo, Order, Owner, Queue, Stage, State, Status,
     Timings, VideoId,
 };
 
@@ -43,13 +43,32 @@ async fn a_video_goes_from_the_door_to_its_file() {
     assert_eq!((done.status, done.progress, done.step), (Status::Completed, 100, 50));
     assert_eq!((done.output, done.timings, done.error), (Some(output(1)), timings, None));
     assert_eq!(done.completed_at_ms, Some(START_MS + 65_000));
-    assert_eq!(bench.queue.output_keys().await.unwrap(), ["video_1.mp4", "video_1.webp", "video_1.jpg"]);
+    assert_eq!(bench.queue.file_keys().await.unwrap(), ["video_1.mp4", "video_1.webp", "video_1.jpg"]);
 
     let deleted = bench.queue.delete(queued.id, None).await.unwrap();
     assert_eq!(deleted.output, Some(output(1)));
     assert!(matches!(bench.queue.get(queued.id).await, Err(Error::NotFound(id)) if id == queued.id));
     assert!(matches!(bench.queue.delete(queued.id, None).await, Err(Error::NotFound(_))));
     assert!(matches!(bench.queue.request_cancel(queued.id, None).await, Err(Error::NotFound(_))));
+}
+
+#[tokio::test]
+async fn a_video_keeps_its_adapters_with_their_digests() {
+    let bench = Bench::new().await;
+    let mut asked = new_video("a panda");
+    asked.params.lora = vec![
+        Lora { name: "motion".into(), scale: 0.8, sha256: "ab".repeat(32) },
+        Lora { name: "style".into(), scale: -0.5, sha256: "cd".repeat(32) },
+    ];
+    let queued = bench.put(asked.clone()).await;
+    assert_eq!(queued.params.lora, asked.params.lora);
+    // A row from before there were adapters says nothing of them.
+    let mut stranger = bench.stranger().await;
+    sqlx::query("UPDATE videos SET params = json_remove(params, '$.lora')")
+        .execute(&mut stranger)
+        .await
+        .unwrap();
+    assert_eq!(bench.queue.get(queued.id).await.unwrap().params.lora, []);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use tokio::io::AsyncReadExt as _;
 const KEY: &str = "video_1_2.mp4";
 
 /// One key of each kind.
-const KINDS: [&str; 4] = [KEY, "video_1_2.webp", "video_1_2.jpg", "video_1_2.ckpt"];
+const KINDS: [&str; 5] = [KEY, "video_1_2.webp", "video_1_2.jpg", "video_1_2.ckpt", "input_1.image"];
 
 /// The error names the step and the path.
 fn assert_failed<T: std::fmt::Debug>(result: Result<T, Error>, step: &str, at: &Path) {
@@ -186,15 +186,15 @@ async fn a_folder_that_is_none_is_named() {
 async fn a_sweep_takes_what_a_killed_server_left_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let store = VideoStore::open(folder.path()).await.unwrap();
-    let orphans = ["video_2_1.mp4", "video_2_1.webp", "video_2_1.jpg", "video_2_1.ckpt"];
+    let orphans = ["video_2_1.mp4", "video_2_1.webp", "video_2_1.jpg", "video_2_1.ckpt", "input_2.image"];
     let leftovers =
         ["video_3_1.mp4.0.part", "video_3_1.webp.1.part", "video_3_1.jpg.2.part", "video_3_1.ckpt.30.part"];
     let others = ["Holiday.mp4", "download.part", "notes.txt"];
-    for name in [&KINDS, &orphans, &leftovers, &others[..]].concat() {
+    for name in [&KINDS[..], &orphans, &leftovers, &others].concat() {
         fs::write(folder.path().join(name), "x").unwrap();
     }
     let swept = store.sweep(HashSet::from(KINDS.map(str::to_owned))).await.unwrap();
-    assert_eq!(swept, Swept { orphans: 4, leftovers: 4 });
+    assert_eq!(swept, Swept { orphans: 5, leftovers: 4 });
     let mut kept = [&others[..], &KINDS].concat();
     kept.sort_unstable();
     assert_eq!(names(folder.path()), kept);

@@ -238,6 +238,8 @@ pub(crate) fn new_video(prompt: &str) -> NewVideo {
             use_dynamic_cfg: true,
             scheduler: "dpm".into(),
             seed: 42,
+            lora: Vec::new(),
+            image: None,
         },
         priority: 0,
         prompt_tokens: 2,

@@ -2,7 +2,7 @@
 
 use std::{fs, sync::atomic::Ordering};
 
-use queue::{NewVideo, Stage, Status, VideoParams};
+use queue::{NewVideo, OutputFile, Stage, Status, VideoParams};
 use worker::Readiness;
 
 use crate::{
@@ -67,6 +67,8 @@ async fn each_failure_has_its_code_and_internals_stay_inside() {
         ("invalid", "invalid_params", "17 frames"),
         ("nan", "nan_latents", "after step 1"),
         ("gone", "model_not_available", "there are: fake"),
+        ("adapterless", "lora_not_available", "its file is gone"),
+        ("other-adapter", "lora_changed", "expected ab, found cd"),
         ("unloadable", "model_load_failed", "the model could not be loaded; the server's log says why"),
         ("internal", "internal", "the generation failed; the server's log says why"),
         ("quits", "internal", "the generation failed; the server's log says why"),
@@ -158,4 +160,42 @@ async fn videos_of_the_model_in_memory_are_made_before_another_is_loaded() {
     let models: Vec<String> =
         bench.baton.asked.lock().unwrap().iter().map(|asked| asked.model.clone()).collect();
     assert_eq!(models, ["fake", "fake", "fake", "other", "other"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_video_is_made_of_the_very_picture_that_its_row_names() {
+    let bench = Bench::new().await;
+    bench.start(CONFIG);
+    let store = &bench.stores.videos;
+    let enqueue = async |key: &str| {
+        let stored = store.put(key, b"a picture".to_vec()).await.unwrap();
+        let mut new = new_video("make");
+        new.params.image = Some(OutputFile { key: key.into(), bytes: stored.bytes, sha256: stored.sha256 });
+        bench.queue.set_paused(true).await.unwrap();
+        bench.queue.enqueue(new, None).await.unwrap().video.id
+    };
+    let id = enqueue("input_1.image").await;
+    bench.queue.set_paused(false).await.unwrap();
+    let video = bench.settled(id).await;
+    assert_eq!(video.status, Status::Completed);
+    let asked = bench.baton.asked.lock().unwrap().last().unwrap().clone();
+    assert_eq!(asked.image.as_deref(), Some(&b"a picture"[..]));
+    let mp4 = store.read(&video.output.unwrap().video.key).await.unwrap();
+    let recipe = format!("\"input_reference\":\"{}\"", video.params.image.unwrap().sha256);
+    assert!(mp4.windows(recipe.len()).any(|bytes| bytes == recipe.as_bytes()), "the file tells its digest");
+
+    for damage in ["changed", "gone"] {
+        let id = enqueue("input_2.image").await;
+        if damage == "changed" {
+            store.put("input_2.image", b"another".to_vec()).await.unwrap();
+        } else {
+            store.delete("input_2.image").await.unwrap();
+        }
+        bench.queue.set_paused(false).await.unwrap();
+        let video = bench.settled(id).await;
+        let code = video.error.map(|error| error.code);
+        assert_eq!(code.as_deref(), Some("image_not_available"), "{damage}");
+    }
+    assert_eq!(bench.baton.asked.lock().unwrap().len(), 1);
+    bench.assert_goes_on().await;
 }

@@ -1,7 +1,7 @@
 //! A generator that the test conducts: the prompt says what it does, and it waits where the test wants it to.
 //!
-//! A prompt is a word and perhaps where it takes effect: `hold 3` waits after step 3, `hold text` and `hold vae` in
-//! these stages; without one it is step 1. Its latents are one number that every step changes, so that frames tell
+//! A prompt is a word and perhaps where it takes effect: `hold 3` waits after step 3, `hold load`, `hold text` and
+//! `hold vae` in these stages; without one it is step 1. Its latents are one number that every step changes, so that frames tell
 //! whether a resumed run went the same way.
 
 use std::{
@@ -41,6 +41,7 @@ impl Held {
 pub(crate) struct Asked {
     pub(crate) model: String,
     pub(crate) params: VideoParams,
+    pub(crate) image: Option<Vec<u8>>,
     pub(crate) resumed_from: Option<u32>,
     pub(crate) low_memory: bool,
 }
@@ -155,6 +156,8 @@ impl FakeGenerator {
             "invalid" => Err(GenerateError::InvalidParams("17 frames".into())),
             "nan" => Err(GenerateError::NanLatents("after step 1".into())),
             "gone" => Err(GenerateError::ModelNotAvailable("there are: fake".into())),
+            "adapterless" => Err(GenerateError::LoraNotAvailable("its file is gone".into())),
+            "other-adapter" => Err(GenerateError::LoraChanged("expected ab, found cd".into())),
             "unloadable" => Err(GenerateError::ModelNotLoaded("/secret/path".into())),
             "internal" => Err(GenerateError::Internal("/secret/path".into())),
             "reset" => Err(GenerateError::DeviceLost("an illegal address".into())),
@@ -200,6 +203,7 @@ impl Generator for FakeGenerator {
         let asked = Asked {
             model: request.model.to_owned(),
             params: params.clone(),
+            image: request.image.map(<[u8]>::to_vec),
             resumed_from: resumed.as_ref().ok().and_then(|resumed| resumed.map(|(step, _)| step)),
             low_memory: request.low_memory,
         };
@@ -207,6 +211,10 @@ impl Generator for FakeGenerator {
         request.model.clone_into(&mut self.model);
         let (first, mut latents) = resumed?.unwrap_or((0, params.seed));
 
+        if place == "load" {
+            ask(Progress::LoadModel, on_progress)?;
+            self.act(word, request.low_memory, on_progress)?;
+        }
         ask(Progress::TextEncode, on_progress)?;
         if place == "text" {
             self.act(word, request.low_memory, on_progress)?;

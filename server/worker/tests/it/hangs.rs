@@ -102,3 +102,24 @@ async fn a_hang_in_the_decoder_is_noticed_and_a_cancelled_video_is_cancelled() {
     held.release();
     bench.assert_goes_on().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn loading_a_model_is_no_hang_however_long_it_takes_and_what_follows_is_watched() {
+    let _frozen = FrozenTime::new();
+    let mut bench = Bench::new().await;
+    bench.start(WATCHED);
+    bench.assert_goes_on().await;
+    let id = bench.enqueue("slow load").await;
+    let mut news = bench.news(id);
+    let loading = bench.held().await;
+    news.until(|progress| progress.stage == Stage::LoadModel).await;
+    advance(Duration::from_hours(2)).await;
+    bench.baton.calls_once_more().await;
+    loading.release();
+    let _held = bench.held().await;
+    news.at_step(0).await;
+    advance(Duration::from_secs(61)).await;
+    let error = news.end().await.error.unwrap();
+    assert_eq!(error.code, "worker_hung");
+    assert!(error.message.contains("61 seconds"), "{}", error.message);
+}

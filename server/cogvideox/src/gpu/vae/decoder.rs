@@ -5,7 +5,7 @@
 use device::Tensor;
 
 use super::coder::Coder;
-use super::layers::{CausalConv, Norm, NormConfig, Resnet, Run, Slots, conv_in, conv_out};
+use super::layers::{CausalConv, Norm, NormConfig, Resnet, Run, Slots, conv_in, norm_and_conv};
 use super::resample::Upsampler;
 use crate::Result;
 use crate::gpu::source::Scope;
@@ -122,6 +122,6 @@ impl Coder for Decoder {
                 hidden = upsampler.forward(hidden, run)?;
             }
         }
-        conv_out(&self.norm_out, &self.conv_out, hidden, latents, run)
+        norm_and_conv((&self.norm_out, &self.conv_out), hidden, latents, None, run)?.join()
     }
 }

@@ -5,7 +5,7 @@
 use device::Tensor;
 
 use super::coder::Coder;
-use super::layers::{CausalConv, Norm, NormConfig, Resnet, Run, Slots, conv_in, conv_out};
+use super::layers::{CausalConv, Norm, NormConfig, Resnet, Run, Slots, conv_in, norm_and_conv};
 use super::resample::Downsampler;
 use crate::Result;
 use crate::gpu::source::Scope;
@@ -121,6 +121,6 @@ impl Coder for Encoder {
         for resnet in &self.mid {
             hidden = resnet.forward(hidden, None, run)?;
         }
-        conv_out(&self.norm_out, &self.conv_out, hidden, None, run)
+        norm_and_conv((&self.norm_out, &self.conv_out), hidden, None, None, run)?.join()
     }
 }

@@ -5,6 +5,8 @@
 //! factors are the caller's to apply.
 
 mod canvas;
+mod causal;
+mod chunk;
 mod coder;
 mod decoder;
 mod encoder;

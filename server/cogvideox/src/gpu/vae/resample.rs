@@ -6,6 +6,7 @@ use device::Tensor;
 use device::ops::conv::{Conv3d, Window};
 use device::ops::video;
 
+use super::chunk::Chunk;
 use super::layers::{Run, load_conv};
 use crate::Result;
 use crate::gpu::source::Scope;
@@ -35,13 +36,34 @@ impl Upsampler {
         frames as u64 * self.conv.macs(2 * height, 2 * width)
     }
 
-    pub(super) fn forward(&self, x: Tensor, run: &mut Run<'_, '_>) -> Result<Tensor> {
-        let [frames, height, width, _] = x.dims_n("upsampler")?;
-        let output = self.conv.forward(&x, Window::DOUBLING, None)?;
-        drop(x);
-        run.progress.advance(self.work(frames, height, width))?;
-        // The convolution has no taps in time: a frame that stands twice gives the same output twice.
-        if self.frames(frames) == frames { Ok(output) } else { Ok(video::double_frames(&output)?) }
+    pub(super) fn forward(&self, x: Chunk, run: &mut Run<'_, '_>) -> Result<Chunk> {
+        let [frames, height, width, _] = x.size()?;
+        let doubles = self.frames(frames) != frames;
+        let mut output = Vec::with_capacity(frames);
+        for (first, piece) in x.into_pieces() {
+            let piece_frames = piece.dims()[0];
+            if doubles {
+                for index in 0..piece_frames {
+                    let alone = first + index < frames % 2;
+                    output.push(self.repeated(&piece.slice(index, 1)?, if alone { 1 } else { 2 })?);
+                }
+            } else {
+                output.push(self.conv.forward(&piece, Window::DOUBLING, None)?);
+            }
+            run.progress.advance(self.work(piece_frames, height, width))?;
+        }
+        Ok(Chunk::new(output))
+    }
+
+    /// The convolution has no taps in time: a frame that stands twice gives the same output twice.
+    fn repeated(&self, frame: &Tensor, count: usize) -> Result<Tensor> {
+        let [_, height, width, _] = frame.dims_n("upsampler")?;
+        let dims = [count, 2 * height, 2 * width, self.conv.outs()];
+        let output = Tensor::empty(frame.device(), &dims, frame.dtype())?;
+        let first = output.slice(0, 1)?;
+        self.conv.forward_into(frame, Window::DOUBLING, None, &first)?;
+        (1..count).try_for_each(|index| output.slice(index, 1)?.copy_from(&first))?;
+        Ok(output)
     }
 }
 
@@ -65,11 +87,17 @@ impl Downsampler {
         self.frames(frames) as u64 * self.conv.macs(height / 2, width / 2)
     }
 
-    pub(super) fn forward(&self, x: Tensor, run: &mut Run<'_, '_>) -> Result<Tensor> {
-        let [frames, height, width, _] = x.dims_n("downsampler")?;
-        let x = if self.frames(frames) == frames { x } else { video::halve_frames(&x)? };
-        let output = self.conv.forward(&x, Window::HALVING, None)?;
-        run.progress.advance(self.work(frames, height, width))?;
-        Ok(output)
+    pub(super) fn forward(&self, x: Chunk, run: &mut Run<'_, '_>) -> Result<Chunk> {
+        let [frames, height, width, _] = x.size()?;
+        let halves = self.frames(frames) != frames;
+        let x = if halves { x.into_pairs()? } else { x };
+        let mut output = Vec::with_capacity(frames);
+        for (_, piece) in x.into_pieces() {
+            let work = self.work(piece.dims()[0], height, width);
+            let piece = if halves { video::halve_frames(&piece)? } else { piece };
+            output.push(self.conv.forward(&piece, Window::HALVING, None)?);
+            run.progress.advance(work)?;
+        }
+        Ok(Chunk::new(output))
     }
 }

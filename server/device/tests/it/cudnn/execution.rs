@@ -220,3 +220,43 @@ fn measured_plans_are_the_fastest() {
     });
     assert!(done.unwrap());
 }
+
+/// The stand-in has two engines: short memory must not make the second the plan, which would round differently.
+#[test]
+fn short_memory_is_told_as_such_and_no_other_engine_is_tried() {
+    let without_memory = |outcome: device::Result<bool>| match outcome {
+        Err(Error::OutOfMemory(message)) => message,
+        other => panic!("expected no memory, found {other:?}"),
+    };
+    let time = |_: &Handle, _: &Plan| Ok(Duration::from_millis(1));
+    for work in [Work::Sdpa(attention()), Work::Conv(convolution(Dtype::F16))] {
+        let mut plans = Plans::new(handle(&library(&["PLAN_STATUS=4004"]), 0));
+        let told = without_memory(plans.run(&work, 512, None, |_, _| Ok(())));
+        assert!(told.starts_with("cudnnBackendFinalize: execution plan: status 4004"), "{told}");
+        without_memory(plans.run(&work, 512, Some(&time), |_, _| Ok(())));
+        // What fails for other reasons is passed over, until there is nothing left.
+        let mut plans = Plans::new(handle(&library(&["PLAN_STATUS=3000"]), 0));
+        assert!(!plans.run(&work, 512, None, |_, _| Ok(())).unwrap());
+    }
+}
+
+#[test]
+fn an_execution_without_memory_may_be_tried_again() {
+    let mut plans = Plans::new(handle(&library(&["EXECUTION_STATUS=4004"]), 0));
+    let work = Work::Sdpa(attention());
+    for _ in 0..2 {
+        // SAFETY: the stand-in does not follow the addresses.
+        let outcome = plans
+            .run(&work, 512, None, |handle, plan| unsafe { plan.execute(handle, &ADDRESSES, WORKSPACE) });
+        assert!(matches!(outcome, Err(Error::OutOfMemory(_))), "{outcome:?}");
+    }
+    // With memory there again, the plan is as it was.
+    assert!(plans.run(&work, 512, None, |_, _| Ok(())).unwrap());
+}
+
+#[test]
+fn a_handle_that_finds_no_memory_says_so() {
+    // SAFETY: the stand-in does nothing with the stream.
+    let outcome = unsafe { Handle::new(&library(&["CREATION_STATUS=4004"]), std::ptr::null_mut()) };
+    assert!(matches!(outcome, Err(Error::OutOfMemory(_))), "{outcome:?}");
+}

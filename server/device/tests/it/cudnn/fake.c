@@ -35,6 +35,9 @@ size_t cudnnGetVersion(void) { return VERSION; }
 void cudnnGetLastErrorString(char *text, size_t size) { snprintf(text, size, "%s", message); }
 
 uint32_t cudnnCreate(struct handle **handle) {
+#ifdef CREATION_STATUS
+    return CREATION_STATUS;
+#endif
     *handle = calloc(1, sizeof **handle);
     return 0;
 }
@@ -63,7 +66,12 @@ uint32_t cudnnBackendDestroyDescriptor(struct descriptor *descriptor) {
     return 0;
 }
 
-uint32_t cudnnBackendFinalize(struct descriptor *descriptor) { return descriptor ? 0 : 2002; }
+uint32_t cudnnBackendFinalize(struct descriptor *descriptor) {
+#ifdef PLAN_STATUS
+    if (descriptor && descriptor->kind == EXECUTION_PLAN) return PLAN_STATUS;
+#endif
+    return descriptor ? 0 : 2002;
+}
 
 uint32_t cudnnBackendSetAttribute(struct descriptor *descriptor, uint32_t name, uint32_t type, int64_t count,
                                   const void *values) {
@@ -150,6 +158,9 @@ static void tell(struct descriptor *descriptor) {
 }
 
 uint32_t cudnnBackendExecute(struct handle *handle, struct descriptor *plan, struct descriptor *pack) {
+#ifdef EXECUTION_STATUS
+    return EXECUTION_STATUS;
+#endif
     struct attribute *planned_for = find(plan, 400), *config = find(plan, 401);
     struct attribute *ids = find(pack, 1000), *pointers = find(pack, 1001), *workspace = find(pack, 1003);
     if (!planned_for || !config || !ids || !pointers || !workspace) return 2000;

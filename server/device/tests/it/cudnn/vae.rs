@@ -11,11 +11,13 @@ const BLOCKS: [usize; 4] = [128, 256, 256, 512];
 const LATENT_CHANNELS: usize = 16;
 /// Blocks that change the number of frames.
 const TEMPORAL_LEVELS: usize = 2;
+/// Latent frames of a video's first chunk and of all others.
+const CHUNKS: [usize; 2] = [3, 2];
 
 /// Frames, height and width.
 type Size = [usize; 3];
 
-/// The convolutions that a chunk goes through, each once, named by their first place.
+/// The convolutions that a piece of a chunk goes through, each once, named by their first place.
 pub(super) struct Walk {
     dtype: Dtype,
     size: Size,
@@ -23,22 +25,26 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    /// From `frames` of latents to pictures.
+    /// From latents to pictures. Pieces keep their frames: doubled ones are pieces of their own.
     pub(super) fn decoder(dtype: Dtype, size: Size) -> Self {
         let mut walk = Self { dtype, size, convolutions: Vec::new() };
+        let [_, latent_height, latent_width] = size;
         let mut channels = BLOCKS[3];
         walk.causal("conv_in", LATENT_CHANNELS, channels);
         walk.causal("mid", channels, channels);
         for (index, &out) in BLOCKS.iter().rev().enumerate() {
             walk.resnet(&format!("up {index}"), channels, out);
             channels = out;
-            // The norm's scale and shift from the latents.
-            walk.add(&format!("up {index} norm"), LATENT_CHANNELS, out, [1; 3], [0; 3]);
+            let [frames, height, width] = walk.size;
+            for latent_frames in CHUNKS {
+                // The norm's scale and shift from the latents.
+                walk.size = [latent_frames, latent_height, latent_width];
+                walk.add(&format!("up {index} norm"), LATENT_CHANNELS, 2 * out, [1; 3], [0; 3]);
+            }
+            walk.size = [frames, height, width];
             if index + 1 < BLOCKS.len() {
-                let [frames, height, width] = walk.size;
-                let doubles = index < TEMPORAL_LEVELS && frames > 1;
-                walk.size = [if doubles { 2 * frames - frames % 2 } else { frames }, 2 * height, 2 * width];
                 // The upsampler itself reads an enlarged input, which is no work for the library.
+                walk.size = [frames, 2 * height, 2 * width];
             }
         }
         walk.causal("conv_out", channels, 3);
