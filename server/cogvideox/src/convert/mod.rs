@@ -116,7 +116,7 @@ impl Conversion {
         write_json(&out.join("scheduler/scheduler_config.json"), &scheduler_config(self.form))?;
         write_json(&out.join("model_index.json"), &model_index(self.form))?;
         // What was taken over may be wrong too.
-        inspection::faults(out).into_iter().next().map_or(Ok(()), Err)
+        inspection::inspect(out).faults.into_iter().next().map_or(Ok(()), Err)
     }
 
     fn transformer_config(&self) -> Result<TransformerConfig> {

@@ -8,6 +8,7 @@
 )]
 
 mod checkpoint;
+mod convert;
 mod golden;
 mod gpu;
 mod gpu_lora;
