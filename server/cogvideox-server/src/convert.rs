@@ -16,10 +16,10 @@ use crate::config;
 /// What to convert.
 #[derive(Debug, Args)]
 pub struct Convert {
-    /// SAT's transformer, mp_rank_00_model_states.pt.
+    /// SAT's transformer, `mp_rank_00_model_states.pt`.
     #[arg(long, value_name = "FILE")]
     transformer: PathBuf,
-    /// SAT's VAE, 3d-vae.pt.
+    /// SAT's VAE, `3d-vae.pt`.
     #[arg(long, value_name = "FILE")]
     vae: PathBuf,
     /// A folder with T5-XXL's encoder: config.json and model*.safetensors. Linked where possible, else copied.

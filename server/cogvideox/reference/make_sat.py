@@ -57,7 +57,7 @@ def transformer(state):
     table = state.get("patch_embed.pos_embedding", torch.zeros(1, 2, 3))
     sat[f"{PREFIX}mixins.pos_embed.pos_embedding"] = table
     sat[f"{PREFIX}mixins.pos_embed.freqs_sin"] = torch.zeros(2, 2)
-    # A transposed view into a storage that another tensor has too.
+    # A transposed view: its elements do not lie in their order.
     name = f"{PREFIX}mixins.final_layer.linear.weight"
     sat[name] = sat[name].t().contiguous().t()
     return {"module": sat, "iteration": 1, "optimizer": None, "global_steps": 2 ** 40, "sparse": set(),

@@ -109,6 +109,10 @@ impl ModelForm {
         }
     }
 
+    pub(crate) fn pipeline_class(self) -> PipelineClass {
+        if self.takes_image() { PipelineClass::ImageToVideo } else { PipelineClass::TextToVideo }
+    }
+
     /// Whether the model starts from an image.
     pub fn takes_image(self) -> bool {
         matches!(self, Self::Cogvideox5bI2v | Self::Cogvideox15I2v)

@@ -10,9 +10,12 @@ mod torch;
 mod write;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use candle_core::DType;
+use safetensors::Dtype;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -21,13 +24,17 @@ use self::torch::TorchFile;
 use self::write::Converted;
 use crate::gpu::demand::{self, Demand};
 use crate::params::ModelForm;
-use crate::pipeline_config::read_config;
+use crate::text_encoder::read_t5_config;
+use crate::tokenizer::Tokenizer;
 use crate::transformer::TransformerConfig;
 use crate::vae::VaeConfig;
-use crate::{Error, Result, inspection};
+use crate::weights::TRANSFORMERS_STEM;
+use crate::{Error, PipelineClass, Result, inspection};
 
 /// The version of diffusers that the folder is written in the manner of.
 const DIFFUSERS_VERSION: &str = "0.36.0";
+/// Of the local header that a zip begins with.
+const ZIP_MAGIC: [u8; 4] = *b"PK\x03\x04";
 /// What the pipelines read of a tokenizer's folder.
 const TOKENIZER_FILES: [&str; 4] =
     ["added_tokens.json", "special_tokens_map.json", "spiece.model", "tokenizer_config.json"];
@@ -45,7 +52,7 @@ pub struct Conversion {
     pub tokenizer: PathBuf,
     /// Which decides the configurations.
     pub form: ModelForm,
-    /// A `config.json` for the transformer instead of the published form's.
+    /// A `config.json` for the transformer instead of the published form's; of that form too.
     pub transformer_config: Option<PathBuf>,
     /// A `config.json` for the VAE instead of the published form's.
     pub vae_config: Option<PathBuf>,
@@ -53,61 +60,56 @@ pub struct Conversion {
     pub dtype: Option<DType>,
 }
 
-/// What a checkpoint of torch holds.
+/// What of a model a checkpoint of SAT is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Checkpoint {
-    /// SAT's transformer.
-    SatTransformer,
-    /// SAT's VAE.
-    SatVae,
-    /// Something else.
-    Unknown,
+pub enum SatComponent {
+    /// `mp_rank_00_model_states.pt`.
+    Transformer,
+    /// `3d-vae.pt`.
+    Vae,
 }
 
-/// Says what a checkpoint of `torch.save` holds.
+/// Says what of SAT's a file is; none for a file that is no zip, and so not of `torch.save`.
 ///
 /// # Errors
-/// [`Error::Weights`] for a file of another kind.
-pub fn recognise(path: &Path) -> Result<Checkpoint> {
+/// [`Error::Io`]; [`Error::Weights`] for another zip, or a damaged one.
+pub fn recognise(path: &Path) -> Result<Option<SatComponent>> {
+    let mut magic = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(ZIP_MAGIC.len() as u64).read_to_end(&mut magic))
+        .map_err(|source| Error::io(path, source))?;
+    if magic != ZIP_MAGIC {
+        return Ok(None);
+    }
     let file = TorchFile::open(path)?;
     let holds = |name: &str| file.tensors.keys().any(|key| key.ends_with(name));
-    Ok(if holds("mixins.patch_embed.proj.weight") {
-        Checkpoint::SatTransformer
+    if holds("mixins.patch_embed.proj.weight") {
+        Ok(Some(SatComponent::Transformer))
     } else if holds("decoder.mid.block_1.conv1.conv.weight") {
-        Checkpoint::SatVae
+        Ok(Some(SatComponent::Vae))
     } else {
-        Checkpoint::Unknown
-    })
+        Err(Error::weights(path, "expected SAT's transformer or VAE, found another checkpoint of torch.save"))
+    }
 }
 
 impl Conversion {
-    /// Writes the folder `out`, which is empty or does not exist yet.
+    /// Writes the folder `out`, which is empty or does not exist yet. All that can be told from headers is looked at
+    /// before anything is written.
     ///
     /// # Errors
     /// The file or tensor that is not as the form needs it; [`Error::Io`].
     pub fn write(&self, out: &Path) -> Result<()> {
         let (transformer, vae) = (self.transformer_config()?, self.vae_config()?);
+        Tokenizer::load(&self.tokenizer)?;
+        let text_encoder = demand::text_encoder(&read_t5_config(&self.text_encoder.join("config.json"))?)?;
+        inspection::check(&self.text_encoder, TRANSFORMERS_STEM, &text_encoder)?;
+        let (transformer_file, vae_file) = (TorchFile::open(&self.transformer)?, TorchFile::open(&self.vae)?);
+        let transformer_tensors = self.transformer_tensors(&transformer_file, &transformer)?;
+        let vae_tensors = self.vae_tensors(&vae_file, &vae)?;
+        transformer_file.verify()?;
+        vae_file.verify()?;
+
         make_folder(out)?;
-        let path = out.join("transformer");
-        let file = TorchFile::open(&self.transformer)?;
-        let learned = transformer.use_learned_positional_embeddings;
-        let parts = |name: &str| {
-            let parts = sat::transformer(name)?;
-            // Without it the table is the fixed sincos one, which is computed.
-            Some(parts.into_iter().filter(|part| learned || part.name != "patch_embed.pos_embedding").collect())
-        };
-        let demand = demand::transformer(&transformer)?;
-        let tensors = converted(&file, sat::TRANSFORMER_PREFIX, &demand, self.dtype, parts)?;
-        write::component(&path, tensors)?;
-        write_config(&path, "CogVideoXTransformer3DModel", &transformer)?;
-
-        let path = out.join("vae");
-        let file = TorchFile::open(&self.vae)?;
-        let levels = vae.block_out_channels.len();
-        let tensors = converted(&file, "", &demand::vae(&vae)?, None, |name| sat::vae(name, levels))?;
-        write::component(&path, tensors)?;
-        write_config(&path, "AutoencoderKLCogVideoX", &vae)?;
-
         take_files(&self.text_encoder, &out.join("text_encoder"), |name| {
             name == "config.json" || (name.starts_with("model") && name.contains(".safetensors"))
         })?;
@@ -115,16 +117,100 @@ impl Conversion {
         make_folder(&out.join("scheduler"))?;
         write_json(&out.join("scheduler/scheduler_config.json"), &scheduler_config(self.form))?;
         write_json(&out.join("model_index.json"), &model_index(self.form))?;
-        // What was taken over may be wrong too.
+        write::component(&out.join("transformer"), transformer_tensors)?;
+        write_config(&out.join("transformer"), "CogVideoXTransformer3DModel", &transformer)?;
+        write::component(&out.join("vae"), vae_tensors)?;
+        write_config(&out.join("vae"), "AutoencoderKLCogVideoX", &vae)?;
         inspection::inspect(out).faults.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    fn transformer_tensors<'a>(
+        &self,
+        file: &'a TorchFile,
+        config: &TransformerConfig,
+    ) -> Result<BTreeMap<String, Converted<'a>>> {
+        let learned = config.use_learned_positional_embeddings;
+        let parts = |name: &str| {
+            let parts = sat::transformer(name)?;
+            // Without it the table is the fixed sincos one, which is computed.
+            Some(
+                parts
+                    .into_iter()
+                    .filter(|part| learned || part.name != "patch_embed.pos_embedding")
+                    .collect(),
+            )
+        };
+        let dtype = self.dtype.map(stored_dtype).transpose()?;
+        self.converted(file, sat::TRANSFORMER_PREFIX, &demand::transformer(config)?, dtype, parts)
+    }
+
+    fn vae_tensors<'a>(
+        &self,
+        file: &'a TorchFile,
+        config: &VaeConfig,
+    ) -> Result<BTreeMap<String, Converted<'a>>> {
+        let levels = config.block_out_channels.len();
+        self.converted(file, "", &demand::vae(config)?, None, |name| sat::vae(name, levels))
+    }
+
+    /// The tensors of `file` under diffusers' names, each as `demand` has it.
+    fn converted<'a>(
+        &self,
+        file: &'a TorchFile,
+        prefix: &str,
+        demand: &Demand,
+        dtype: Option<Dtype>,
+        parts: impl Fn(&str) -> Option<Vec<Part>>,
+    ) -> Result<BTreeMap<String, Converted<'a>>> {
+        let (fault, form) = (|message: String| Error::weights(&file.path, message), self.form.name());
+        let mut tensors = BTreeMap::new();
+        for (key, tensor) in &file.tensors {
+            // A checkpoint of the whole training holds other models too.
+            let Some(name) = key.strip_prefix(prefix) else { continue };
+            let parts =
+                parts(name).ok_or_else(|| fault(format!("tensor {key} is of no layer of a {form}")))?;
+            for part in parts {
+                if !inspection::is_weight(tensor.dtype) {
+                    let found = tensor.dtype;
+                    return Err(fault(format!(
+                        "tensor {key} is stored as {found:?}, expected F32, F16, BF16 or F64"
+                    )));
+                }
+                let found = Converted::new(file, tensor, &part, dtype).ok_or_else(|| {
+                    let (shape, of) = (&tensor.shape, part.of);
+                    fault(format!("tensor {key} has shape {shape:?}, expected rows that split into {of}"))
+                })?;
+                let expected = demand.get(&part.name).ok_or_else(|| {
+                    fault(format!("tensor {key} would be {}, which a {form} does not have", part.name))
+                })?;
+                if *expected != found.shape {
+                    return Err(fault(format!(
+                        "tensor {key} gives {} the shape {:?}, expected {expected:?} for a {form}",
+                        part.name, found.shape
+                    )));
+                }
+                tensors.insert(part.name, found);
+            }
+        }
+        match demand.keys().find(|name| !tensors.contains_key(*name)) {
+            None => Ok(tensors),
+            Some(name) => Err(fault(format!("no tensor in it gives {name}, which a {form} has"))),
+        }
     }
 
     fn transformer_config(&self) -> Result<TransformerConfig> {
         let Some(path) = &self.transformer_config else {
             return Ok(published_transformer(self.form));
         };
-        let config = read_config::<TransformerConfig>(path, &["CogVideoXTransformer3DModel"])?.config;
-        config.check().map_err(|message| Error::config(path, message))?;
+        let config = TransformerConfig::load(path)?;
+        let (found, expected) = (ModelForm::of(self.form.pipeline_class(), &config), self.form);
+        if found != expected {
+            let (found, expected) = (found.name(), expected.name());
+            return Err(Error::config(
+                path,
+                format!("expected the configuration of a {expected}, found a {found}'s"),
+            ));
+        }
         Ok(config)
     }
 
@@ -136,13 +222,18 @@ impl Conversion {
         if self.form != ModelForm::Cogvideox2b {
             config.scaling_factor = 0.7;
         }
-        config.invert_scale_latents = is_1_5(self.form);
+        config.invert_scale_latents = self.form.is_1_5();
         Ok(config)
     }
 }
 
-fn is_1_5(form: ModelForm) -> bool {
-    matches!(form, ModelForm::Cogvideox15 | ModelForm::Cogvideox15I2v)
+fn stored_dtype(dtype: DType) -> Result<Dtype> {
+    match dtype {
+        DType::F32 => Ok(Dtype::F32),
+        DType::F16 => Ok(Dtype::F16),
+        DType::BF16 => Ok(Dtype::BF16),
+        other => Err(Error::UnsupportedDtype(format!("expected f32, f16 or bf16, found {}", other.as_str()))),
+    }
 }
 
 /// As diffusers' script writes it.
@@ -159,7 +250,7 @@ fn published_transformer(form: ModelForm) -> TransformerConfig {
         use_learned_positional_embeddings: form == ModelForm::Cogvideox5bI2v,
         ..small
     };
-    if !is_1_5(form) {
+    if !form.is_1_5() {
         return config;
     }
     TransformerConfig {
@@ -185,7 +276,10 @@ fn scheduler_config(form: ModelForm) -> Value {
 }
 
 fn model_index(form: ModelForm) -> Value {
-    let class = if form.takes_image() { "CogVideoXImageToVideoPipeline" } else { "CogVideoXPipeline" };
+    let class = match form.pipeline_class() {
+        PipelineClass::TextToVideo => "CogVideoXPipeline",
+        PipelineClass::ImageToVideo => "CogVideoXImageToVideoPipeline",
+    };
     json!({
         "_class_name": class, "_diffusers_version": DIFFUSERS_VERSION,
         "scheduler": ["diffusers", "CogVideoXDDIMScheduler"],
@@ -193,41 +287,6 @@ fn model_index(form: ModelForm) -> Value {
         "transformer": ["diffusers", "CogVideoXTransformer3DModel"],
         "vae": ["diffusers", "AutoencoderKLCogVideoX"],
     })
-}
-
-/// The tensors of `file` under diffusers' names, each as `demand` has it.
-fn converted<'a>(
-    file: &'a TorchFile,
-    prefix: &str,
-    demand: &Demand,
-    dtype: Option<DType>,
-    parts: impl Fn(&str) -> Option<Vec<Part>>,
-) -> Result<BTreeMap<String, Converted<'a>>> {
-    let fault = |message: String| Error::weights(&file.path, message);
-    let mut tensors = BTreeMap::new();
-    for (key, tensor) in &file.tensors {
-        // A checkpoint of the whole training holds other models too.
-        let Some(name) = key.strip_prefix(prefix) else { continue };
-        let parts = parts(name).ok_or_else(|| fault(format!("tensor {key} is of no layer of this model")))?;
-        for part in parts {
-            let found = Converted::new(file, tensor, &part, dtype)
-                .ok_or_else(|| fault(format!("tensor {key} has shape {:?}, which cannot be split in {}", tensor.shape, part.of)))?;
-            let expected = demand
-                .get(&part.name)
-                .ok_or_else(|| fault(format!("tensor {key} would be {}, which this form does not have", part.name)))?;
-            if *expected != found.shape {
-                return Err(fault(format!(
-                    "tensor {key} gives {} the shape {:?}, expected {expected:?}",
-                    part.name, found.shape
-                )));
-            }
-            tensors.insert(part.name, found);
-        }
-    }
-    match demand.keys().find(|name| !tensors.contains_key(*name)) {
-        None => Ok(tensors),
-        Some(name) => Err(fault(format!("nothing in it gives the tensor {name} of this form"))),
-    }
 }
 
 fn make_folder(path: &Path) -> Result<()> {

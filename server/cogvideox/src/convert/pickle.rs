@@ -122,7 +122,8 @@ impl<'a> Machine<'a> {
     }
 
     fn line(&mut self) -> Result<String, String> {
-        let length = self.bytes[self.at..].iter().position(|byte| *byte == b'\n').ok_or("it ends too early")?;
+        let length =
+            self.bytes[self.at..].iter().position(|byte| *byte == b'\n').ok_or("it ends too early")?;
         let line = String::from_utf8_lossy(self.take(length)?).into_owned();
         self.at += 1;
         Ok(line)
@@ -164,15 +165,13 @@ impl<'a> Machine<'a> {
     }
 
     /// Into the dictionary on top of the stack.
-    fn set_items(&mut self, items: &[Value]) -> Result<(), String> {
-        let Some(Value::Node(top)) = self.stack.last().copied() else {
-            // An entry of an object that is not looked at.
-            return Ok(());
-        };
-        if let Some(Node::Dict(entries)) = self.nodes.get_mut(top) {
+    fn set_items(&mut self, items: &[Value]) {
+        // Else it is an entry of an object that is not looked at.
+        if let Some(Value::Node(top)) = self.stack.last()
+            && let Some(Node::Dict(entries)) = self.nodes.get_mut(*top)
+        {
             entries.extend(items.chunks_exact(2).map(|pair| (pair[0], pair[1])));
         }
-        Ok(())
     }
 
     fn call(&mut self) -> Result<(), String> {
@@ -190,8 +189,9 @@ impl<'a> Machine<'a> {
             // PROTO
             0x80 => drop(self.take(1)?),
             b'(' => self.stack.push(Value::Mark),
-            b'0' => drop(self.pop()?),
-            b'1' => drop(self.pop_to_mark()?),
+            // POP and POP_MARK. APPEND, APPENDS and BUILD: lists and the attributes of objects are not looked at.
+            b'0' | b'a' | b'b' => drop(self.pop()?),
+            b'1' | b'e' => drop(self.pop_to_mark()?),
             // NONE, NEWTRUE, NEWFALSE, EMPTY_LIST
             b'N' | 0x88 | 0x89 | b']' => self.stack.push(Value::Other),
             // BINFLOAT
@@ -221,16 +221,13 @@ impl<'a> Machine<'a> {
             }
             code @ 0x85..=0x87 => self.pop_tuple(usize::from(code - 0x84))?,
             b'}' => self.push(Node::Dict(Vec::new())),
-            // APPEND, APPENDS, BUILD: lists and the attributes of objects are not looked at.
-            b'a' | b'b' => drop(self.pop()?),
-            b'e' => drop(self.pop_to_mark()?),
             b's' => {
                 let (value, key) = (self.pop()?, self.pop()?);
-                self.set_items(&[key, value])?;
+                self.set_items(&[key, value]);
             }
             b'u' => {
                 let items = self.pop_to_mark()?;
-                self.set_items(&items)?;
+                self.set_items(&items);
             }
             // REDUCE, NEWOBJ
             b'R' | 0x81 => self.call()?,

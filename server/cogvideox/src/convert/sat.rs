@@ -1,6 +1,6 @@
 //! SAT's names for the model's tensors, and what of each goes where in diffusers' layout.
 //!
-//! After `scripts/convert_cogvideox_to_diffusers.py` of diffusers (shared/spec/model.md §2.8). Knows names only.
+//! After `scripts/convert_cogvideox_to_diffusers.py` of diffusers. Knows names only.
 
 /// Before the names of the transformer in a checkpoint of the whole training.
 pub(super) const TRANSFORMER_PREFIX: &str = "model.diffusion_model.";
@@ -22,7 +22,8 @@ impl Part {
 /// Where a tensor of the transformer goes, by its name without the prefix; nowhere for one that diffusers computes
 /// itself, none for one that is not known.
 pub(super) fn transformer(name: &str) -> Option<Vec<Part>> {
-    if ["freqs_sin", "freqs_cos", "position_embedding", "embed_tokens"].iter().any(|part| name.contains(part)) {
+    if ["freqs_sin", "freqs_cos", "position_embedding", "embed_tokens"].iter().any(|part| name.contains(part))
+    {
         return Some(Vec::new());
     }
     if let Some(rest) = name.strip_prefix("transformer.layers.") {
@@ -104,7 +105,7 @@ pub(super) fn vae(name: &str, levels: usize) -> Option<Vec<Part>> {
             let (level, rest) = rest.split_once('.')?;
             let level = level.parse::<usize>().ok()?;
             // diffusers counts the decoder's levels in the order of computing.
-            let level = if way == "up" { levels.checked_sub(1 + level)? } else { level };
+            let level = if way == "up" { levels.checked_sub(1)?.checked_sub(level)? } else { level };
             let rest = match rest.split_once('.')? {
                 ("block", rest) => format!("resnets.{rest}"),
                 ("downsample", rest) => format!("downsamplers.0.{rest}"),

@@ -56,6 +56,21 @@ impl TorchFile {
         Ok(Self { path: path.to_owned(), map, tensors })
     }
 
+    /// Reads all of it once, so that what was damaged on its way here is not converted.
+    ///
+    /// # Errors
+    /// [`Error::Weights`], naming the first part whose checksum is not right.
+    pub(super) fn verify(&self) -> Result<()> {
+        let fault = |message: String| Error::weights(&self.path, message);
+        let mut archive = ZipArchive::new(Cursor::new(&*self.map)).map_err(|e| fault(e.to_string()))?;
+        for index in 0..archive.len() {
+            let mut part = archive.by_index(index).map_err(|e| fault(format!("part {index}: {e}")))?;
+            std::io::copy(&mut part, &mut std::io::sink())
+                .map_err(|e| fault(format!("part {index} is damaged: {e}")))?;
+        }
+        Ok(())
+    }
+
     /// The elements in their order, little-endian.
     pub(super) fn bytes(&self, tensor: &TorchTensor) -> Cow<'_, [u8]> {
         let stored = &self.map[tensor.range.clone()];
@@ -83,6 +98,9 @@ impl TorchFile {
 
 impl TorchTensor {
     fn is_contiguous(&self) -> bool {
+        if self.range.is_empty() {
+            return true;
+        }
         let mut expected = 1;
         self.shape.iter().zip(&self.strides).rev().all(|(length, stride)| {
             let fits = *length == 1 || *stride == expected;
@@ -112,13 +130,17 @@ fn read_tensors(map: &[u8]) -> std::result::Result<BTreeMap<String, TorchTensor>
     }
     let pickle = contents(&mut archive, &format!("{folder}/data.pkl"))?.unwrap_or_default();
     let pickle = Pickle::read(&pickle)?;
-    let mut reader = Reader { pickle: &pickle, archive, folder, map_bytes: map.len(), storages: BTreeMap::new() };
+    let mut reader =
+        Reader { pickle: &pickle, archive, folder, map_bytes: map.len(), storages: BTreeMap::new() };
     let entries = reader.state_dict().ok_or("holds no dictionary of tensors")?;
     let mut tensors = BTreeMap::new();
     for (key, value) in entries {
         if let Some(name) = pickle.text(*key)
             && let Some(arguments) = reader.rebuilt(*value)
         {
+            if name.chars().any(char::is_control) {
+                return Err(format!("tensor {name:?}: expected a name without control characters"));
+            }
             let tensor = reader.tensor(arguments).map_err(|message| format!("tensor {name}: {message}"))?;
             tensors.insert(name.to_owned(), tensor);
         }
@@ -131,12 +153,12 @@ fn contents(archive: &mut Archive<'_>, name: &str) -> std::result::Result<Option
     let file = match archive.by_name(name) {
         Ok(file) => file,
         Err(ZipError::FileNotFound) => return Ok(None),
-        Err(error) => return Err(format!("{name}: {error}")),
+        Err(error) => return Err(format!("{name:?}: {error}")),
     };
     let mut bytes = Vec::new();
-    file.take(MAX_PICKLE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| format!("{name}: {error}"))?;
+    file.take(MAX_PICKLE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| format!("{name:?}: {error}"))?;
     if bytes.len() as u64 > MAX_PICKLE_BYTES {
-        return Err(format!("{name}: expected at most {MAX_PICKLE_BYTES} bytes, found more"));
+        return Err(format!("{name:?}: expected at most {MAX_PICKLE_BYTES} bytes, found more"));
     }
     Ok(Some(bytes))
 }
@@ -183,8 +205,8 @@ impl<'a> Reader<'a> {
             return Err("has no storage".to_owned());
         };
         let class = self.pickle.global(*class).unwrap_or("none");
-        let dtype = dtype_of(class)
-            .ok_or_else(|| format!("expected a storage of F32, F16, BF16 or F64, found {class}"))?;
+        let dtype =
+            dtype_of(class).ok_or_else(|| format!("expected a storage of plain numbers, found {class:?}"))?;
         let shape = self.sizes(*shape).ok_or("has no shape")?;
         let strides = self.sizes(*strides).ok_or("has no strides")?;
         if shape.len() != strides.len() {
@@ -193,7 +215,7 @@ impl<'a> Reader<'a> {
         let key = self.pickle.text(*key).ok_or("its storage has no name")?;
         let storage = self.storage(key)?;
         let range = view(&storage, *offset, &shape, &strides, element_bytes(dtype))
-            .ok_or_else(|| format!("does not lie within its storage {key} of {} bytes", storage.len()))?;
+            .ok_or_else(|| format!("does not lie within its storage {key:?} of {} bytes", storage.len()))?;
         Ok(TorchTensor { dtype, shape, strides, range })
     }
 
@@ -212,13 +234,13 @@ impl<'a> Reader<'a> {
         }
         let name = format!("{}/data/{key}", self.folder);
         let map_bytes = self.map_bytes;
-        let file = self.archive.by_name(&name).map_err(|error| format!("storage {name}: {error}"))?;
+        let file = self.archive.by_name(&name).map_err(|error| format!("storage {name:?}: {error}"))?;
         if file.compression() != zip::CompressionMethod::Stored {
-            return Err(format!("storage {name} is compressed, which torch.save does not do"));
+            return Err(format!("storage {name:?} is compressed, which torch.save does not do"));
         }
         let start = file.data_start().ok_or("its storage has no place")? as usize;
         let end = start.checked_add(file.size() as usize).filter(|end| *end <= map_bytes);
-        let range = start..end.ok_or_else(|| format!("storage {name} ends behind the file"))?;
+        let range = start..end.ok_or_else(|| format!("storage {name:?} ends behind the file"))?;
         self.storages.insert(key.to_owned(), range.clone());
         Ok(range)
     }
@@ -230,6 +252,13 @@ fn dtype_of(class: &str) -> Option<Dtype> {
         "torch HalfStorage" => Dtype::F16,
         "torch BFloat16Storage" => Dtype::BF16,
         "torch DoubleStorage" => Dtype::F64,
+        // No weights, but what stands beside them: counters, masks.
+        "torch LongStorage" => Dtype::I64,
+        "torch IntStorage" => Dtype::I32,
+        "torch ShortStorage" => Dtype::I16,
+        "torch CharStorage" => Dtype::I8,
+        "torch ByteStorage" => Dtype::U8,
+        "torch BoolStorage" => Dtype::BOOL,
         _ => return None,
     })
 }
@@ -247,6 +276,9 @@ fn view(
     let count = shape.iter().try_fold(1_usize, |count, length| count.checked_mul(*length))?;
     if count.checked_mul(element)? > storage.len() {
         return None;
+    }
+    if count == 0 {
+        return Some(storage.start..storage.start);
     }
     let mut last = 0_usize;
     for (length, stride) in shape.iter().zip(strides) {

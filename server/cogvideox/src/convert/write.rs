@@ -6,7 +6,6 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::DType;
 use half::{bf16, f16};
 use safetensors::{Dtype, View};
 use serde_json::json;
@@ -35,7 +34,7 @@ impl<'a> Converted<'a> {
         file: &'a TorchFile,
         tensor: &'a TorchTensor,
         part: &Part,
-        dtype: Option<DType>,
+        dtype: Option<Dtype>,
     ) -> Option<Self> {
         let mut shape = tensor.shape.clone();
         if let Some(rows) = shape.first_mut() {
@@ -44,11 +43,7 @@ impl<'a> Converted<'a> {
             }
             *rows = *rows / part.of * part.parts.len();
         }
-        let dtype = dtype.map_or(tensor.dtype, |dtype| match dtype {
-            DType::F16 => Dtype::F16,
-            DType::BF16 => Dtype::BF16,
-            _ => Dtype::F32,
-        });
+        let dtype = dtype.unwrap_or(tensor.dtype);
         Some(Self { file, tensor, parts: part.parts, of: part.of, shape, dtype })
     }
 }
@@ -67,11 +62,16 @@ impl View for Converted<'_> {
         let part = all.len() / self.of;
         let bytes = match self.parts {
             [0] if self.of == 1 => all,
-            parts => Cow::Owned(
-                parts.iter().flat_map(|index| &all[index * part..(index + 1) * part]).copied().collect(),
-            ),
+            parts => {
+                let rows = parts.iter().map(|index| &all[index * part..(index + 1) * part]);
+                Cow::Owned(rows.collect::<Vec<_>>().concat())
+            }
         };
-        if self.tensor.dtype == self.dtype { bytes } else { Cow::Owned(cast(&bytes, self.tensor.dtype, self.dtype)) }
+        if self.tensor.dtype == self.dtype {
+            bytes
+        } else {
+            Cow::Owned(cast(&bytes, self.tensor.dtype, self.dtype))
+        }
     }
 
     fn data_len(&self) -> usize {

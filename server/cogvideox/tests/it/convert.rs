@@ -6,7 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use cogvideox::convert::{Checkpoint, Conversion, recognise};
+use cogvideox::convert::Conversion;
+use cogvideox::inspection::inspect;
 use cogvideox::{CogVideoXPipeline, ModelForm};
 
 use crate::golden::{Golden, assert_close};
@@ -57,6 +58,9 @@ fn every_tensor_comes_back_and_the_folder_gives_the_golden_video() {
         for component in ["transformer", "vae"] {
             assert_same(&out.path().join(component), &golden.dir.join(component));
         }
+        let found = inspect(out.path());
+        assert!(found.faults.is_empty(), "{:?}", found.faults);
+        assert_eq!(found.form.map(ModelForm::name), Some(form));
         for_each_run(
             form,
             |golden| CogVideoXPipeline::load(out.path(), golden.dtype, &Device::Cpu).unwrap(),
@@ -89,37 +93,59 @@ fn a_transformer_is_stored_in_the_dtype_that_is_asked_for() {
     }
 }
 
-#[test]
-fn a_checkpoint_of_another_form_is_refused_by_the_tensor() {
-    let golden = Golden::open("5b");
-    let refused = |conversion: &Conversion| {
-        let out = tempfile::tempdir().unwrap();
-        conversion.write(out.path()).unwrap_err().to_string()
-    };
-    let other = Conversion { transformer: sat("1.5-5b-i2v", "transformer.pt"), ..conversion(&golden, "5b", "5b") };
-    let message = refused(&other);
-    assert!(message.contains("transformer.pt: tensor model.diffusion_model."), "{message}");
-    let swapped = Conversion { transformer: sat("5b", "3d-vae.pt"), ..conversion(&golden, "5b", "5b") };
-    assert!(refused(&swapped).contains("nothing in it gives the tensor"), "{}", refused(&swapped));
+#[track_caller]
+fn refused(conversion: &Conversion) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let message = conversion.write(&out).unwrap_err().to_string();
+    assert_eq!(message.lines().count(), 1, "{message}");
+    assert!(!out.exists(), "something was written before all was looked at");
+    message
 }
 
 #[test]
-fn checkpoints_are_recognised_and_damaged_ones_refused() {
-    assert_eq!(recognise(&sat("5b", "transformer.pt")).unwrap(), Checkpoint::SatTransformer);
-    assert_eq!(recognise(&sat("5b", "3d-vae.pt")).unwrap(), Checkpoint::SatVae);
-    let whole = fs::read(sat("2b", "transformer.pt")).unwrap();
+fn what_does_not_fit_is_refused_by_its_name_before_anything_is_written() {
+    let golden = Golden::open("5b");
+    let fitting = || conversion(&golden, "5b", "5b");
+
+    let message = refused(&Conversion { transformer: sat("1.5-5b-i2v", "transformer.pt"), ..fitting() });
+    assert!(message.contains("transformer.pt: tensor model.diffusion_model."), "{message}");
+    assert!(message.contains("a 5b"), "{message}");
+
+    // The published form's sizes, which the golden has not.
+    let message = refused(&Conversion { transformer_config: None, ..fitting() });
+    let expected = "tensor model.diffusion_model.mixins.adaln_layer.adaLN_modulations.0.1.bias gives \
+                    transformer_blocks.0.norm1.linear.bias the shape [288], expected [18432] for a 5b";
+    assert!(message.contains(expected), "{message}");
+
+    let message = refused(&Conversion { form: ModelForm::Cogvideox2b, ..fitting() });
+    assert!(
+        message.contains("transformer/config.json: expected the configuration of a 2b, found a 5b's"),
+        "{message}"
+    );
+
+    let message = refused(&Conversion { transformer: sat("5b", "3d-vae.pt"), ..fitting() });
+    assert!(message.contains("3d-vae.pt: no tensor in it gives"), "{message}");
+    let message = refused(&Conversion { vae: sat("5b", "transformer.pt"), ..fitting() });
+    assert!(message.contains("transformer.pt: tensor model.diffusion_model."), "{message}");
+
+    let message = refused(&Conversion { text_encoder: golden.dir.join("vae"), ..fitting() });
+    assert!(message.contains("vae/config.json"), "{message}");
+    let message = refused(&Conversion { tokenizer: golden.dir.join("vae"), ..fitting() });
+    assert!(message.contains("spiece.model"), "{message}");
+    let message = refused(&Conversion { dtype: Some(DType::U8), ..fitting() });
+    assert!(message.contains("expected f32, f16 or bf16, found u8"), "{message}");
+}
+
+#[test]
+fn a_damaged_weight_is_found_by_its_checksum() {
+    let golden = Golden::open("2b");
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("damaged.pt");
-    for length in [0, 10, whole.len() / 2, whole.len() - 30] {
-        fs::write(&path, &whole[..length]).unwrap();
-        assert!(recognise(&path).unwrap_err().to_string().contains("damaged.pt"));
-    }
-    // Every byte of the pickle in turn, which follows the first header.
-    for at in (0..4096).step_by(7) {
-        let mut bytes = whole.clone();
-        bytes[at] ^= 0xff;
-        fs::write(&path, bytes).unwrap();
-        // Whatever it says, it says it in an orderly way.
-        let _ = recognise(&path);
-    }
+    let path = dir.path().join("flipped.pt");
+    let mut bytes = fs::read(sat("2b", "transformer.pt")).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let message = refused(&Conversion { transformer: path, ..conversion(&golden, "2b", "2b") });
+    assert!(message.contains("flipped.pt") && message.contains("is damaged"), "{message}");
 }

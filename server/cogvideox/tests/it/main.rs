@@ -9,6 +9,7 @@
 
 mod checkpoint;
 mod convert;
+mod convert_hostile;
 mod golden;
 mod gpu;
 mod gpu_lora;
