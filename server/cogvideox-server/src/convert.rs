@@ -38,7 +38,7 @@ pub struct Convert {
     #[arg(long, value_name = "FILE")]
     vae_config: Option<PathBuf>,
     /// Store the transformer in f32, f16 or bf16; as in the checkpoint if not given.
-    #[arg(long)]
+    #[arg(long, hide_possible_values = true)]
     dtype: Option<config::DType>,
     /// The folder to write, which must not exist yet.
     #[arg(short, long, value_name = "DIR")]

@@ -64,9 +64,16 @@ impl TorchFile {
         let fault = |message: String| Error::weights(&self.path, message);
         let mut archive = ZipArchive::new(Cursor::new(&*self.map)).map_err(|e| fault(e.to_string()))?;
         for index in 0..archive.len() {
-            let mut part = archive.by_index(index).map_err(|e| fault(format!("part {index}: {e}")))?;
-            std::io::copy(&mut part, &mut std::io::sink())
-                .map_err(|e| fault(format!("part {index} is damaged: {e}")))?;
+            let name = archive
+                .name_for_index(index)
+                .and_then(std::result::Result::ok)
+                .unwrap_or_default()
+                .into_owned();
+            archive
+                .by_index(index)
+                .map_err(std::io::Error::from)
+                .and_then(|mut part| std::io::copy(&mut part, &mut std::io::sink()))
+                .map_err(|e| fault(format!("{name:?} is damaged: {e}")))?;
         }
         Ok(())
     }

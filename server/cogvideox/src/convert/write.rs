@@ -79,21 +79,21 @@ impl View for Converted<'_> {
     }
 }
 
-/// Rounds to nearest even.
+/// Rounds to nearest even, from f64 by way of f32 as torch does.
 fn cast(bytes: &[u8], from: Dtype, to: Dtype) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len() / element_bytes(from) * element_bytes(to));
     for element in bytes.chunks_exact(element_bytes(from)) {
         let value = match *element {
-            [a, b] if from == Dtype::F16 => f64::from(f16::from_le_bytes([a, b])),
-            [a, b] => f64::from(bf16::from_le_bytes([a, b])),
-            [a, b, c, d] => f64::from(f32::from_le_bytes([a, b, c, d])),
-            [a, b, c, d, e, f, g, h] => f64::from_le_bytes([a, b, c, d, e, f, g, h]),
-            _ => f64::NAN,
+            [a, b] if from == Dtype::F16 => f16::from_le_bytes([a, b]).to_f32(),
+            [a, b] => bf16::from_le_bytes([a, b]).to_f32(),
+            [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
+            [a, b, c, d, e, f, g, h] => f64::from_le_bytes([a, b, c, d, e, f, g, h]) as f32,
+            _ => f32::NAN,
         };
         match to {
-            Dtype::F16 => out.extend(f16::from_f64(value).to_le_bytes()),
-            Dtype::BF16 => out.extend(bf16::from_f64(value).to_le_bytes()),
-            _ => out.extend((value as f32).to_le_bytes()),
+            Dtype::F16 => out.extend(f16::from_f32(value).to_le_bytes()),
+            Dtype::BF16 => out.extend(bf16::from_f32(value).to_le_bytes()),
+            _ => out.extend(value.to_le_bytes()),
         }
     }
     out

@@ -169,7 +169,7 @@ fn programs_are_read_and_not_run() {
         (b"i", "instruction 0x69 is none that torch writes"),
         // A dictionary that is its own entry, and a tuple of itself as a tensor.
         (b"}q\x00X\x05\x00\x00\x00modelh\x00s.", "another checkpoint"),
-        (b"}X\x01\x00\x00\x00a((tq\x00h\x00Rs.", "another checkpoint"),
+        (b"}X\x01\x00\x00\x00a(tq\x00h\x00Rs.", "another checkpoint"),
     ] {
         assert_refused(&of_pickle(program.to_vec()), part);
     }
