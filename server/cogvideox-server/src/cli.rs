@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use crate::backup::{Backup, Restore};
 use crate::bench::Bench;
 use crate::config::{Config, DeviceSpec, LoadOptions, MemoryLimit, table};
+use crate::convert::Convert;
 use crate::doctor::Doctor;
 use crate::download::Download;
 use crate::generate::Generate;
@@ -74,6 +75,8 @@ pub enum Command {
     Download(Download),
     /// Say what a model folder or an adapter's file is, what it needs, and all that is wrong with it.
     Inspect(Inspect),
+    /// Turn checkpoints of SAT, in which the models are trained, into a model folder in diffusers' layout.
+    Convert(Box<Convert>),
     /// Make one video from the command line.
     Generate(Box<Generate>),
     /// Read one JSON string a line on stdin and print its token ids.
@@ -128,6 +131,7 @@ impl Cli {
             Command::Selftest(selftest) => return selftest.run(&mut stdio.stdout),
             Command::Bench(bench) => return bench.run(&mut stdio.stdout),
             Command::Inspect(inspect) => return inspect.run(&mut stdio.stdout),
+            Command::Convert(convert) => return convert.run(&mut stdio.stdout),
             _ => {}
         }
         let environment: Vec<(OsString, OsString)> = environment.into_iter().collect();
@@ -154,6 +158,7 @@ impl Cli {
             | Command::Selftest(_)
             | Command::Bench(_)
             | Command::Inspect(_)
+            | Command::Convert(_)
             | Command::Doctor(_) => {}
         }
         Ok(())

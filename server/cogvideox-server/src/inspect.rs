@@ -1,5 +1,5 @@
-//! `cogvideox-server inspect`: what a model's folder or an adapter's file is, what it will need, and all that is wrong
-//! with it. The looking is the model crate's; this shows it.
+//! `cogvideox-server inspect`: what a model's folder, an adapter's file or a checkpoint of SAT is, what it will need, and
+//! all that is wrong with it. The looking is the model crate's; this shows it.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 use cogvideox::ModelForm;
+use cogvideox::convert::{SatComponent, recognise};
 use cogvideox::gpu::Precision;
 use cogvideox::inspection::{Inspection, inspect};
 use cogvideox::lora::LoraAdapter;
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 /// What to look at.
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// A model folder in diffusers' layout, or an adapter's file.
+    /// A model folder in diffusers' layout, an adapter's file, or a checkpoint of SAT.
     path: PathBuf,
     /// Print one JSON object.
     #[arg(long)]
@@ -34,6 +35,9 @@ impl Inspect {
     }
 
     fn file(&self, out: &mut impl Write) -> anyhow::Result<()> {
+        if let Some(component) = recognise(&self.path)? {
+            return self.sat(component, out);
+        }
         let adapter = LoraAdapter::load(&self.path).context("not an adapter that can be applied")?;
         let (layers, ranks) = (adapter.layers(), adapter.ranks());
         if self.json {
@@ -43,6 +47,21 @@ impl Inspect {
             let ranks: Vec<String> = ranks.iter().map(usize::to_string).collect();
             writeln!(out, "LoRA adapter: {layers} layers, rank {}", ranks.join(", "))?;
             writeln!(out, "Use it with generate --lora {}", self.path.display())?;
+        }
+        Ok(())
+    }
+
+    fn sat(&self, component: SatComponent, out: &mut impl Write) -> anyhow::Result<()> {
+        let (name, option) = match component {
+            SatComponent::Transformer => ("transformer", "--transformer"),
+            SatComponent::Vae => ("VAE", "--vae"),
+        };
+        if self.json {
+            let value = json!({ "kind": "sat", "path": self.path, "component": name.to_lowercase() });
+            writeln!(out, "{value}")?;
+        } else {
+            writeln!(out, "SAT checkpoint: {name}")?;
+            writeln!(out, "Make a model folder of it with convert {option} {}", self.path.display())?;
         }
         Ok(())
     }

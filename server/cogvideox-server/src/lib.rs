@@ -8,6 +8,7 @@ mod backup;
 mod bench;
 pub mod cli;
 pub mod config;
+mod convert;
 mod doctor;
 mod door;
 mod download;

@@ -156,6 +156,19 @@ const OPTIONAL: [&str; 2] = [EMBED_TOKENS, "patch_embed.pos_embedding"];
 const EMBED_TOKENS: &str = "encoder.embed_tokens.weight";
 const SHARED: &str = "shared.weight";
 
+/// Looks at one component's files alone.
+///
+/// # Errors
+/// The first difference to `demand`.
+pub(crate) fn check(dir: &Path, stem: &str, demand: &Demand) -> Result<()> {
+    let mut listing = list(dir, stem);
+    let mut faults = std::mem::take(&mut listing.faults);
+    if let Some(path) = &listing.path {
+        faults.extend(differences(&listing, path, demand));
+    }
+    faults.into_iter().next().map_or(Ok(()), Err)
+}
+
 /// How what is stored differs from what the model asks for.
 fn differences(listing: &Listing, path: &Path, demand: &Demand) -> Vec<Error> {
     let mut faults = Vec::new();
@@ -192,7 +205,8 @@ fn differences(listing: &Listing, path: &Path, demand: &Demand) -> Vec<Error> {
     faults
 }
 
-fn is_weight(dtype: safetensors::Dtype) -> bool {
+/// Whether loading takes it.
+pub(crate) fn is_weight(dtype: safetensors::Dtype) -> bool {
     use safetensors::Dtype::{BF16, F16, F32, F64};
     matches!(dtype, F32 | F16 | BF16 | F64)
 }

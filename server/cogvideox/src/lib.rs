@@ -4,6 +4,7 @@
 //! and computes what diffusers computes. Relies on candle for tensors and weights; must not know HTTP, SQL, tokio or
 //! any other crate of this workspace.
 
+pub mod convert;
 mod demo;
 mod description;
 mod digest;

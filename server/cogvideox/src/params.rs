@@ -63,7 +63,22 @@ pub enum ModelForm {
     Cogvideox15I2v,
 }
 
+impl std::str::FromStr for ModelForm {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|form| form.name() == name).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            Error::invalid("form", format!("expected one of {names}, found {name:?}"))
+        })
+    }
+}
+
 impl ModelForm {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Cogvideox2b, Self::Cogvideox5b, Self::Cogvideox5bI2v, Self::Cogvideox15, Self::Cogvideox15I2v];
+
     /// Told by the configuration, as no file names it.
     pub(crate) fn of(class: PipelineClass, config: &TransformerConfig) -> Self {
         match (class, config.patch_size_t.is_some(), config.use_rotary_positional_embeddings) {
@@ -94,12 +109,16 @@ impl ModelForm {
         }
     }
 
+    pub(crate) fn pipeline_class(self) -> PipelineClass {
+        if self.takes_image() { PipelineClass::ImageToVideo } else { PipelineClass::TextToVideo }
+    }
+
     /// Whether the model starts from an image.
     pub fn takes_image(self) -> bool {
         matches!(self, Self::Cogvideox5bI2v | Self::Cogvideox15I2v)
     }
 
-    fn is_1_5(self) -> bool {
+    pub(crate) fn is_1_5(self) -> bool {
         matches!(self, Self::Cogvideox15 | Self::Cogvideox15I2v)
     }
 

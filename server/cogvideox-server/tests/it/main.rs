@@ -5,6 +5,7 @@
 mod bench;
 mod check_config;
 mod config;
+mod convert;
 mod download;
 mod inspect;
 mod keys;

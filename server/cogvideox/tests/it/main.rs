@@ -8,6 +8,8 @@
 )]
 
 mod checkpoint;
+mod convert;
+mod convert_hostile;
 mod golden;
 mod gpu;
 mod gpu_lora;
