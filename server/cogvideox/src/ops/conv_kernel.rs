@@ -59,6 +59,7 @@ impl WithSimd for RowConv<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
         let blocks = self.bias.len();
+        // Plain loops: a closure is a function of its own, and would not be compiled for the registers.
         match S::F32_LANES {
             // Thirty-two registers: 12 x 2 sums, 2 weights, 1 broadcast.
             16 => {
@@ -70,9 +71,21 @@ impl WithSimd for RowConv<'_> {
                 }
             }
             // Sixteen registers: 6 x 2 sums, 2 weights, 1 broadcast.
-            8 => (0..blocks).for_each(|block| self.output_block::<S, 2>(simd, block, 6)),
-            4 => (0..blocks).for_each(|block| self.output_block::<S, 4>(simd, block, 6)),
-            _ => (0..blocks).for_each(|block| self.output_block::<S, 16>(simd, block, 1)),
+            8 => {
+                for block in 0..blocks {
+                    self.output_block::<S, 2>(simd, block, 6);
+                }
+            }
+            4 => {
+                for block in 0..blocks {
+                    self.output_block::<S, 4>(simd, block, 6);
+                }
+            }
+            _ => {
+                for block in 0..blocks {
+                    self.output_block::<S, 16>(simd, block, 1);
+                }
+            }
         }
     }
 }
