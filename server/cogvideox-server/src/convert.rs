@@ -73,7 +73,7 @@ impl Convert {
         };
         let unfinished = unfinished(&self.output)?;
         let written = conversion.write(&unfinished).map_err(anyhow::Error::from).and_then(|()| {
-            std::fs::rename(&unfinished, &self.output)
+            put_in_place(&unfinished, &self.output)
                 .with_context(|| format!("{}: cannot be written", self.output.display()))
         });
         if written.is_err() {
@@ -84,6 +84,12 @@ impl Convert {
         writeln!(stdout, "{}", self.output.display())?;
         Ok(())
     }
+}
+
+/// Gives a folder its name once what is in it is on the disk, so that no power cut leaves a part under that name.
+fn put_in_place(unfinished: &Path, output: &Path) -> std::io::Result<()> {
+    rustix::fs::syncfs(std::fs::File::open(unfinished)?)?;
+    std::fs::rename(unfinished, output)
 }
 
 /// Beside the folder to be, so that it can be renamed.
