@@ -1,7 +1,7 @@
 //! SAT's checkpoints to a folder in diffusers' layout.
 //!
-//! SAT is what the authors train with. A checkpoint of `torch.save` is mapped and described ([`torch`], which runs
-//! nothing of it), its tensors get diffusers' names ([`sat`]), and are written one at a time; what the folder must hold
+//! SAT is what the authors train with. A checkpoint of `torch.save` is mapped and described (`torch`, which runs
+//! nothing of it), its tensors get diffusers' names (`sat`), and are written one at a time; what the folder must hold
 //! is what loading it asks for. Must not know where checkpoints come from.
 
 mod pickle;
