@@ -20,6 +20,7 @@ use crate::keys::Keys;
 use crate::migrate::Migrate;
 use crate::model_files::ModelFiles;
 use crate::model_set;
+use crate::quantize::Quantize;
 use crate::selftest::Selftest;
 use crate::serve;
 use crate::tokenize::Tokenize;
@@ -77,6 +78,8 @@ pub enum Command {
     Inspect(Inspect),
     /// Turn checkpoints of SAT, in which the models are trained, into a model folder in diffusers' layout.
     Convert(Box<Convert>),
+    /// Write a model folder once more, with the large weights of its transformer stored in 8 bits.
+    Quantize(Quantize),
     /// Make one video from the command line.
     Generate(Box<Generate>),
     /// Read one JSON string a line on stdin and print its token ids.
@@ -132,6 +135,7 @@ impl Cli {
             Command::Bench(bench) => return bench.run(&mut stdio.stdout),
             Command::Inspect(inspect) => return inspect.run(&mut stdio.stdout),
             Command::Convert(convert) => return convert.run(&mut stdio.stdout),
+            Command::Quantize(quantize) => return quantize.run(&mut stdio.stdout),
             _ => {}
         }
         let environment: Vec<(OsString, OsString)> = environment.into_iter().collect();
@@ -159,6 +163,7 @@ impl Cli {
             | Command::Bench(_)
             | Command::Inspect(_)
             | Command::Convert(_)
+            | Command::Quantize(_)
             | Command::Doctor(_) => {}
         }
         Ok(())

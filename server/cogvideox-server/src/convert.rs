@@ -1,17 +1,16 @@
 //! `cogvideox-server convert`: SAT's checkpoints to a folder in diffusers' layout.
 //!
-//! The converting is the model crate's; this names the files, and sees to it that the folder appears whole or not at
-//! all.
+//! The converting is the model crate's; this names the files.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use cogvideox::ModelForm;
 use cogvideox::convert::Conversion;
 
-use crate::config;
+use crate::{config, new_folder};
 
 /// What to convert.
 #[derive(Debug, Args)]
@@ -51,9 +50,6 @@ impl Convert {
     /// # Errors
     /// The file or tensor that is not as the form needs it; then nothing is left behind.
     pub(crate) fn run(&self, stdout: &mut impl Write) -> anyhow::Result<()> {
-        if self.output.symlink_metadata().is_ok() {
-            bail!("--output: {} is there already", self.output.display());
-        }
         let dtype = match self.dtype {
             None => None,
             Some(config::DType::F32) => Some(candle_core::DType::F32),
@@ -71,30 +67,8 @@ impl Convert {
             vae_config: self.vae_config.clone(),
             dtype,
         };
-        let unfinished = unfinished(&self.output)?;
-        let written = conversion.write(&unfinished).map_err(anyhow::Error::from).and_then(|()| {
-            put_in_place(&unfinished, &self.output)
-                .with_context(|| format!("{}: cannot be written", self.output.display()))
-        });
-        if written.is_err() {
-            // What stood in the way is the message, not that the rest is still there.
-            let _ = std::fs::remove_dir_all(&unfinished);
-        }
-        written?;
+        new_folder::write(&self.output, |unfinished| conversion.write(unfinished))?;
         writeln!(stdout, "{}", self.output.display())?;
         Ok(())
     }
-}
-
-/// Gives a folder its name once what is in it is on the disk, so that no power cut leaves a part under that name.
-fn put_in_place(unfinished: &Path, output: &Path) -> std::io::Result<()> {
-    rustix::fs::syncfs(std::fs::File::open(unfinished)?)?;
-    std::fs::rename(unfinished, output)
-}
-
-/// Beside the folder to be, so that it can be renamed.
-fn unfinished(output: &Path) -> anyhow::Result<PathBuf> {
-    let name = output.file_name().with_context(|| format!("--output: {} has no name", output.display()))?;
-    let name = format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id());
-    Ok(output.with_file_name(name))
 }

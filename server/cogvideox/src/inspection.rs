@@ -16,7 +16,9 @@ use crate::text_encoder::read_t5_config;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::TransformerConfig;
 use crate::vae::VaeConfig;
-use crate::weights::{DIFFUSERS_STEM, Listing, TRANSFORMERS_STEM, list};
+use crate::weights::{
+    DIFFUSERS_STEM, EightBitDtype, Listing, StoredTensor, TRANSFORMERS_STEM, list, scale_name, weight_name,
+};
 use crate::{Error, Result};
 
 /// A component's weights.
@@ -34,6 +36,8 @@ pub struct Component {
     pub parameters: u64,
     /// Bytes of tensors by the dtype that they are stored in, as safetensors names it.
     pub bytes_of_dtype: BTreeMap<String, u64>,
+    /// What weights are stored in, if some are in 8 bits.
+    pub eight_bit: Option<EightBitDtype>,
 }
 
 /// What a mode of computing takes of a GPU's memory.
@@ -86,7 +90,8 @@ pub fn inspect(dir: &Path) -> Inspection {
         (found.form, text_encoder, transformer, vae)
     {
         let configs = Configs { text_encoder, transformer, vae };
-        let modes = memory_modes(&configs, form);
+        let stored = found.components.iter().find_map(|component| component.eight_bit);
+        let modes = memory_modes(&configs, form, stored);
         found.memory = found.note(modes).unwrap_or_default();
     }
     found
@@ -105,10 +110,19 @@ fn plans() -> [(&'static str, MemoryPlan); 3] {
     [("resident", MemoryPlan::RESIDENT), ("tiled", tiled), ("streamed", streamed)]
 }
 
-fn memory_modes(configs: &Configs, form: ModelForm) -> Result<Vec<MemoryMode>> {
+fn memory_modes(
+    configs: &Configs,
+    form: ModelForm,
+    stored: Option<EightBitDtype>,
+) -> Result<Vec<MemoryMode>> {
     let (defaults, dtype) = (ModelDefaults::of(form, &configs.transformer), form.half_dtype());
     let mut modes = Vec::new();
-    for precision in [Precision::Dense, Precision::Int8, Precision::Fp8] {
+    let precisions = match stored {
+        None => &[Precision::Dense, Precision::Int8, Precision::Fp8][..],
+        Some(EightBitDtype::Int8) => &[Precision::Dense, Precision::Int8],
+        Some(EightBitDtype::Fp8) => &[Precision::Dense, Precision::Fp8],
+    };
+    for &precision in precisions {
         let peaks = demand::peaks(configs, &defaults, dtype, precision, &plans().map(|(_, plan)| plan))?;
         modes.extend(plans().into_iter().zip(peaks).map(|((name, plan), peak_bytes)| MemoryMode {
             precision,
@@ -145,8 +159,9 @@ impl Component {
             *bytes_of_dtype.entry(format!("{:?}", tensor.dtype)).or_insert(0) += tensor.bytes as u64;
             parameters += tensor.shape.iter().product::<usize>() as u64;
         }
-        let (files, bytes) = (listing.files, listing.bytes);
-        Self { name, files, bytes, tensors: listing.tensors.len(), parameters, bytes_of_dtype }
+        let eight_bit = listing.tensors.values().find_map(|tensor| EightBitDtype::of_stored(tensor.dtype));
+        let (files, bytes, tensors) = (listing.files, listing.bytes, listing.tensors.len());
+        Self { name, files, bytes, tensors, parameters, bytes_of_dtype, eight_bit }
     }
 }
 
@@ -186,26 +201,49 @@ fn differences(listing: &Listing, path: &Path, demand: &Demand) -> Vec<Error> {
                 expected: expected.clone(),
                 found: tensor.shape.clone(),
             }),
-            Some(tensor) if !is_weight(tensor.dtype) => {
-                let message =
-                    format!("tensor {name} is stored as {:?}, expected F32, F16, BF16 or F64", tensor.dtype);
+            Some(tensor) if is_weight(tensor.dtype) => {}
+            Some(tensor) if EightBitDtype::of_stored(tensor.dtype).is_some() => {
+                faults.extend(scales_fault(listing, name, tensor));
+            }
+            Some(tensor) => {
+                let message = format!(
+                    "tensor {name} is stored as {:?}, expected F32, F16, BF16, F64, or I8 or F8_E4M3 with scales",
+                    tensor.dtype
+                );
                 faults.push(Error::weights(&tensor.path, message));
             }
-            Some(_) => {}
         }
     }
-    let surplus = listing.tensors.iter();
-    faults.extend(
-        surplus.filter(|(name, _)| !demand.contains_key(*name) && !OPTIONAL.contains(&name.as_str())).map(
-            |(name, tensor)| {
-                Error::weights(&tensor.path, format!("tensor {name} belongs to no layer of this model"))
-            },
-        ),
-    );
+    let eight_bit = |weight: &str| {
+        let stored = listing.tensors.get(weight).map(|tensor| tensor.dtype);
+        demand.contains_key(weight) && stored.and_then(EightBitDtype::of_stored).is_some()
+    };
+    let belongs = |name: &str| {
+        demand.contains_key(name) || OPTIONAL.contains(&name) || weight_name(name).is_some_and(eight_bit)
+    };
+    faults.extend(listing.tensors.iter().filter(|(name, _)| !belongs(name)).map(|(name, tensor)| {
+        Error::weights(&tensor.path, format!("tensor {name} belongs to no layer of this model"))
+    }));
     faults
 }
 
-/// Whether loading takes it.
+/// What is wrong with the scales of a weight that is stored in 8 bits.
+fn scales_fault(listing: &Listing, weight: &str, stored: &StoredTensor) -> Option<Error> {
+    let (name, expected) = (scale_name(weight), stored.shape.iter().take(1).copied().collect::<Vec<_>>());
+    let Some(scales) = listing.tensors.get(&name) else {
+        return Some(Error::MissingTensor { path: stored.path.clone(), name, expected });
+    };
+    if scales.shape != expected {
+        let (path, found) = (scales.path.clone(), scales.shape.clone());
+        return Some(Error::TensorShape { path, name, expected, found });
+    }
+    (scales.dtype != safetensors::Dtype::F32).then(|| {
+        let message = format!("tensor {name} is stored as {:?}, expected F32", scales.dtype);
+        Error::weights(&scales.path, message)
+    })
+}
+
+/// Whether loading takes it as it is.
 pub(crate) fn is_weight(dtype: safetensors::Dtype) -> bool {
     use safetensors::Dtype::{BF16, F16, F32, F64};
     matches!(dtype, F32 | F16 | BF16 | F64)

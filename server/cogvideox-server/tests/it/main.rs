@@ -10,6 +10,7 @@ mod download;
 mod inspect;
 mod keys;
 mod operating;
+mod quantize;
 mod telemetry;
 mod terminal;
 mod transfer;

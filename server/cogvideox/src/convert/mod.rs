@@ -4,10 +4,10 @@
 //! nothing of it), its tensors get diffusers' names (`sat`), and are written one at a time; what the folder must hold
 //! is what loading it asks for. Must not know where checkpoints come from.
 
+mod converted;
 mod pickle;
 mod sat;
 mod torch;
-mod write;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,12 +16,12 @@ use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 use safetensors::Dtype;
-use serde::Serialize;
 use serde_json::{Value, json};
 
+use self::converted::Converted;
 use self::sat::Part;
 use self::torch::TorchFile;
-use self::write::Converted;
+use crate::folder::{self, DIFFUSERS_VERSION, make_folder, take_files, write_config, write_json};
 use crate::gpu::demand::{self, Demand};
 use crate::params::ModelForm;
 use crate::text_encoder::read_t5_config;
@@ -31,8 +31,6 @@ use crate::vae::VaeConfig;
 use crate::weights::TRANSFORMERS_STEM;
 use crate::{Error, PipelineClass, Result, inspection};
 
-/// The version of diffusers that the folder is written in the manner of.
-const DIFFUSERS_VERSION: &str = "0.36.0";
 /// Of the local header that a zip begins with.
 const ZIP_MAGIC: [u8; 4] = *b"PK\x03\x04";
 /// What the pipelines read of a tokenizer's folder.
@@ -117,9 +115,9 @@ impl Conversion {
         make_folder(&out.join("scheduler"))?;
         write_json(&out.join("scheduler/scheduler_config.json"), &scheduler_config(self.form))?;
         write_json(&out.join("model_index.json"), &model_index(self.form))?;
-        write::component(&out.join("transformer"), transformer_tensors)?;
+        folder::write_component(&out.join("transformer"), transformer_tensors)?;
         write_config(&out.join("transformer"), "CogVideoXTransformer3DModel", &transformer)?;
-        write::component(&out.join("vae"), vae_tensors)?;
+        folder::write_component(&out.join("vae"), vae_tensors)?;
         write_config(&out.join("vae"), "AutoencoderKLCogVideoX", &vae)?;
         inspection::inspect(out).faults.into_iter().next().map_or(Ok(()), Err)
     }
@@ -287,39 +285,4 @@ fn model_index(form: ModelForm) -> Value {
         "transformer": ["diffusers", "CogVideoXTransformer3DModel"],
         "vae": ["diffusers", "AutoencoderKLCogVideoX"],
     })
-}
-
-fn make_folder(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(path).map_err(|source| Error::io(path, source))
-}
-
-fn write_json(path: &Path, value: &Value) -> Result<()> {
-    std::fs::write(path, format!("{value:#}\n")).map_err(|source| Error::io(path, source))
-}
-
-fn write_config(dir: &Path, class: &str, config: &impl Serialize) -> Result<()> {
-    let path = dir.join("config.json");
-    let mut value =
-        serde_json::to_value(config).map_err(|e| Error::config(&path, format!("cannot be written: {e}")))?;
-    value["_class_name"] = json!(class);
-    value["_diffusers_version"] = json!(DIFFUSERS_VERSION);
-    write_json(&path, &value)
-}
-
-/// Hard links where both are on one file system, else copies.
-fn take_files(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
-    make_folder(to)?;
-    for entry in std::fs::read_dir(from).map_err(|source| Error::io(from, source))? {
-        let entry = entry.map_err(|source| Error::io(from, source))?;
-        let name = entry.file_name();
-        if name.to_str().is_some_and(&wanted) {
-            // The files of the hub's cache are links to others.
-            let source = entry.path().canonicalize().map_err(|e| Error::io(&entry.path(), e))?;
-            let target = to.join(&name);
-            if std::fs::hard_link(&source, &target).is_err() {
-                std::fs::copy(&source, &target).map_err(|e| Error::io(&target, e))?;
-            }
-        }
-    }
-    Ok(())
 }

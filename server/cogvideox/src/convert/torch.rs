@@ -15,6 +15,7 @@ use zip::ZipArchive;
 use zip::result::ZipError;
 
 use super::pickle::{Pickle, Value};
+use crate::weights::cast::element_bytes;
 use crate::{Error, Result};
 
 /// More than the pickle of any model: the published ones have a third of a MiB.
@@ -115,10 +116,6 @@ impl TorchTensor {
             fits
         })
     }
-}
-
-pub(super) fn element_bytes(dtype: Dtype) -> usize {
-    dtype.bitsize() / 8
 }
 
 fn read_tensors(map: &[u8]) -> std::result::Result<BTreeMap<String, TorchTensor>, String> {

@@ -9,10 +9,10 @@ use device::ops::linear::{Activation, Linear};
 use device::ops::norm::{self, GatedAdd, Norm, ShiftScale, Streams};
 use device::ops::qk_norm_rope::{self, QkNormRope};
 
+use super::Precision;
 use super::adapters::BlockAdapters;
 use super::source::Scope;
 use super::streaming::Layer;
-use super::{Precision, quantised};
 use crate::Result;
 use crate::transformer::TransformerConfig;
 
@@ -86,8 +86,8 @@ impl Block {
     pub(super) fn load(scope: &Scope<'_>, config: &TransformerConfig, precision: Precision) -> Result<Self> {
         let (dim, head_dim) = (config.inner_dim(), config.attention_head_dim);
         let (attn, ff) = (scope.pp("attn1"), scope.pp("ff").pp("net"));
-        let qkv = ["to_q", "to_k", "to_v"].map(|name| attn.pp(name).linear(dim, dim, config.attention_bias));
-        let [q, k, v] = qkv;
+        let [q, k, v] = ["to_q", "to_k", "to_v"]
+            .map(|name| attn.pp(name).quantised_linear([dim, dim], config.attention_bias, precision));
         let norm = |name| {
             NormWeights::load(
                 &scope.pp(name).pp("norm"),
@@ -102,13 +102,13 @@ impl Block {
         };
         Ok(Self {
             norm1: norm("norm1")?,
-            to_qkv: quantised(Linear::concat(&[&q?, &k?, &v?])?, precision)?,
+            to_qkv: Linear::concat(&[&q?, &k?, &v?])?,
             norm_q: qk_norm("norm_q")?,
             norm_k: qk_norm("norm_k")?,
-            to_out: quantised(attn.pp("to_out").pp(0).linear(dim, dim, true)?, precision)?,
+            to_out: attn.pp("to_out").pp(0).quantised_linear([dim, dim], true, precision)?,
             norm2: norm("norm2")?,
-            ff_in: quantised(ff.pp(0).pp("proj").linear(dim, 4 * dim, true)?, precision)?,
-            ff_out: quantised(ff.pp(2).linear(4 * dim, dim, true)?, precision)?,
+            ff_in: ff.pp(0).pp("proj").quantised_linear([dim, 4 * dim], true, precision)?,
+            ff_out: ff.pp(2).quantised_linear([4 * dim, dim], true, precision)?,
         })
     }
 

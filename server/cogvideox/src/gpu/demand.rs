@@ -3,7 +3,7 @@
 //! Both are found by building it on a device that computes nothing, so that they cannot differ from what loading does.
 //! Must not know files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use candle_core::DType;
@@ -13,7 +13,7 @@ use device::{Capability, Device, Settings};
 use super::Precision;
 use super::load::{Configs, own_job};
 use super::plan::{BOUNDLESS_BYTES, MemoryPlan, Planner};
-use super::source::{Names, Source};
+use super::source::{Asked, Names, Source};
 use super::streaming::Residence;
 use super::text_encoder::GpuTextEncoder;
 use super::transformer::GpuTransformer;
@@ -29,7 +29,7 @@ const PLANNED: Capability = Capability { major: 9, minor: 0 };
 /// Tensors and their shapes as the files are to hold them.
 pub(crate) type Demand = BTreeMap<String, Vec<usize>>;
 
-fn asked(build: impl FnOnce(Source, &Device) -> Result<()>) -> Result<Demand> {
+fn asked(build: impl FnOnce(Source, &Device) -> Result<()>) -> Result<Asked> {
     let names = Arc::new(Names::default());
     let device = Device::planner(PLANNED, BOUNDLESS_BYTES, Settings::default());
     build(Source::Listed(names.clone()), &device)?;
@@ -41,6 +41,18 @@ fn asked(build: impl FnOnce(Source, &Device) -> Result<()>) -> Result<Demand> {
 /// # Errors
 /// Those of shapes that no device takes.
 pub(crate) fn transformer(config: &TransformerConfig) -> Result<Demand> {
+    Ok(asked_by_transformer(config)?.shapes)
+}
+
+/// The weights of `CogVideoXTransformer3DModel` that are computed with in 8 bits where that is asked for.
+///
+/// # Errors
+/// Those of shapes that no device takes.
+pub(crate) fn quantisable(config: &TransformerConfig) -> Result<BTreeSet<String>> {
+    Ok(asked_by_transformer(config)?.quantisable)
+}
+
+fn asked_by_transformer(config: &TransformerConfig) -> Result<Asked> {
     asked(|source, device| {
         let memory = MemoryPlan::RESIDENT.transformer_memory();
         GpuTransformer::load(config.clone(), source, DType::F32, device, memory, Precision::Dense).map(drop)
@@ -52,7 +64,8 @@ pub(crate) fn transformer(config: &TransformerConfig) -> Result<Demand> {
 /// # Errors
 /// Those of shapes that no device takes.
 pub(crate) fn vae(config: &VaeConfig) -> Result<Demand> {
-    asked(|source, device| GpuVae::load(config.clone(), &source, DType::F32, device).map(drop))
+    let asked = asked(|source, device| GpuVae::load(config.clone(), &source, DType::F32, device).map(drop))?;
+    Ok(asked.shapes)
 }
 
 /// Of `T5EncoderModel`.
@@ -60,9 +73,10 @@ pub(crate) fn vae(config: &VaeConfig) -> Result<Demand> {
 /// # Errors
 /// Those of shapes that no device takes.
 pub(crate) fn text_encoder(config: &T5Config) -> Result<Demand> {
-    asked(|source, device| {
+    let asked = asked(|source, device| {
         GpuTextEncoder::load(config.clone(), &source, DType::F32, device, Residence::Resident).map(drop)
-    })
+    })?;
+    Ok(asked.shapes)
 }
 
 /// Bytes of tensors at most, of the model's own video with each of `plans`.

@@ -112,7 +112,9 @@ impl CogVideoXPipeline {
             Some(plan) => plan,
             None => choose(&configs, &description, dtype, options)?.plan,
         };
-        let components = build(&configs, Sources::open(dir, &options.placement)?, dtype, options, &plan)?;
+        let sources = Sources::open(dir, &options.placement)?;
+        sources.transformer.iter().try_for_each(|source| source.check_precision(options.precision))?;
+        let components = build(&configs, sources, dtype, options, &plan)?;
         let name = format!("{} {:?}", options.placement.vae.name(), options.precision);
         Self::assemble(dir, description, components, dtype, Some(GpuUse { plan, name }))
     }

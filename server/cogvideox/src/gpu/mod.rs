@@ -21,8 +21,6 @@ mod transfer;
 mod transformer;
 mod vae;
 
-use device::ops::linear::{EightBit, Linear};
-
 pub(crate) use self::load::Configs;
 pub use self::load::{GpuOptions, Placement};
 pub use self::plan::{ChosenPlan, Job, MemoryPlan, Planner};
@@ -30,7 +28,6 @@ pub use self::preset::Preset;
 pub use self::streaming::Residence;
 pub use self::transformer::GpuTransformer;
 pub use self::vae::GpuVae;
-use crate::Result;
 
 /// How the linear layers of the transformer's blocks hold their weights. Norms, embeddings and the first and last
 /// projections keep the pipeline's dtype, as in the published quantised models (torchao's and the model card's).
@@ -47,11 +44,14 @@ pub enum Precision {
     Fp8,
 }
 
-fn quantised(linear: Linear, precision: Precision) -> Result<Linear> {
-    Ok(match precision {
-        Precision::Dense => linear,
-        Precision::Int8 => linear.to_8bit(EightBit::Int8)?,
-        Precision::Int8WeightOnly => linear.to_8bit(EightBit::Int8WeightOnly)?,
-        Precision::Fp8 => linear.to_8bit(EightBit::Fp8)?,
-    })
+impl Precision {
+    /// As configurations and commands call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dense => "dense",
+            Self::Int8 => "int8",
+            Self::Int8WeightOnly => "int8-weight-only",
+            Self::Fp8 => "fp8",
+        }
+    }
 }

@@ -3,15 +3,16 @@
 //! Random weights serve benchmarks and memory plans, which depend on shapes alone. Relies on [`crate::weights`] for
 //! files; must not know layers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::DType;
-use device::ops::linear::Linear;
+use device::ops::linear::{EightBit, Linear, Weight};
 use device::{Device, Dtype, Tensor, Uploader};
 
-use crate::weights::{WeightScope, Weights};
+use super::Precision;
+use crate::weights::{EightBitDtype, EightBitWeight, WeightScope, Weights};
 use crate::{Error, Result};
 
 /// Standard deviation of random weights, about that of trained ones: zeros would make a GPU faster than it is
@@ -39,17 +40,26 @@ pub(crate) enum Source {
     Listed(Arc<Names>),
 }
 
-/// The tensors that a model asked for, with their shapes.
+/// What a model asked for.
 #[derive(Default)]
-pub(crate) struct Names(Mutex<BTreeMap<String, Vec<usize>>>);
+pub(crate) struct Names(Mutex<Asked>);
+
+/// Tensors by name.
+#[derive(Default)]
+pub(crate) struct Asked {
+    /// All, with the shapes that they are stored in.
+    pub(crate) shapes: BTreeMap<String, Vec<usize>>,
+    /// The weights that some precision keeps in 8 bits.
+    pub(crate) quantisable: BTreeSet<String>,
+}
 
 impl Names {
-    fn note(&self, name: String, dims: &[usize]) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name, dims.to_vec());
+    fn note(&self, note: impl FnOnce(&mut Asked)) {
+        note(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// All that was asked for until now.
-    pub(crate) fn take(&self) -> BTreeMap<String, Vec<usize>> {
+    pub(crate) fn take(&self) -> Asked {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -77,6 +87,25 @@ impl Source {
             Self::Files { .. } | Self::Random => None,
         };
         Scope { files, names, prefix: String::new(), dtype, device }
+    }
+
+    /// Whether weights that are stored in 8 bits, if there are such, are of this precision; without one they are widened.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParams`] with both.
+    pub(crate) fn check_precision(&self, precision: Precision) -> Result<()> {
+        let Self::Files { weights, .. } = self else { return Ok(()) };
+        let (Some(kind), Some(stored)) = (eight_bit(precision), weights.eight_bit_dtype()) else {
+            return Ok(());
+        };
+        if stored_dtype(stored) == kind.dtype() {
+            return Ok(());
+        }
+        let (stored, found) = (stored.name(), precision.name());
+        Err(Error::invalid(
+            "dtype",
+            format!("the weights are stored in {stored}: expected {stored} or a wider one, found {found}"),
+        ))
     }
 
     /// # Errors
@@ -185,11 +214,45 @@ impl<'a> Scope<'a> {
         Ok(Linear::dense(weight, bias)?)
     }
 
+    /// A dense layer whose weight is kept as `precision` says: as it is stored, if it is stored so.
+    ///
+    /// # Errors
+    /// Those of the weights, and of the device's memory.
+    pub(crate) fn quantised_linear(
+        &self,
+        [in_features, out_features]: [usize; 2],
+        bias: bool,
+        precision: Precision,
+    ) -> Result<Linear> {
+        let (name, dims) = ("weight", [out_features, in_features]);
+        if let Some(names) = self.names {
+            let full = self.full_name(name);
+            names.note(|asked| drop(asked.quantisable.insert(full)));
+        }
+        let Some(kind) = eight_bit(precision) else { return self.linear(in_features, out_features, bias) };
+        let stored = match &self.files {
+            Some(Files { scope, uploader }) => scope.eight_bit(name, &dims)?.zip(Some(uploader)),
+            None => None,
+        };
+        let Some((EightBitWeight { dtype, values: bytes, scales }, uploader)) = stored else {
+            return Ok(self.linear(in_features, out_features, bias)?.to_8bit(kind)?);
+        };
+        let values = Tensor::empty(self.device, &dims, stored_dtype(dtype))?;
+        uploader.upload(&values, bytes)?;
+        let scales = Tensor::from_slice(self.device, &[out_features], &scales)?;
+        let bias = if bias { Some(self.tensor("bias", &[out_features])?) } else { None };
+        Ok(Linear::new(Weight::of(kind, values, scales), bias)?)
+    }
+
     fn note(&self, name: &str, dims: &[usize]) {
         if let Some(names) = self.names {
-            let full = format!("{}.{name}", self.prefix);
-            names.note(full.trim_start_matches('.').to_owned(), dims);
+            let full = self.full_name(name);
+            names.note(|asked| drop(asked.shapes.insert(full, dims.to_vec())));
         }
+    }
+
+    fn full_name(&self, name: &str) -> String {
+        format!("{}.{name}", self.prefix).trim_start_matches('.').to_owned()
     }
 
     /// FNV-1a of the full name.
@@ -197,5 +260,22 @@ impl<'a> Scope<'a> {
         let bytes = self.prefix.bytes().chain([b'.']).chain(name.bytes());
         bytes
             .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    }
+}
+
+fn stored_dtype(dtype: EightBitDtype) -> Dtype {
+    match dtype {
+        EightBitDtype::Int8 => Dtype::I8,
+        EightBitDtype::Fp8 => Dtype::F8E4M3,
+    }
+}
+
+/// None for weights in the model's dtype.
+fn eight_bit(precision: Precision) -> Option<EightBit> {
+    match precision {
+        Precision::Dense => None,
+        Precision::Int8 => Some(EightBit::Int8),
+        Precision::Int8WeightOnly => Some(EightBit::Int8WeightOnly),
+        Precision::Fp8 => Some(EightBit::Fp8),
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 
-use super::{MappedFile, locate, map_file};
+use super::mapped::{MappedFile, locate, map_file};
 use crate::Error;
 
 /// A tensor as its file's header has it.

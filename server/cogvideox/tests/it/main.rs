@@ -20,6 +20,7 @@ mod lora;
 mod noise;
 mod pipeline;
 mod preview;
+mod quantize;
 mod repository;
 mod scheduler;
 mod text_encoder;

@@ -68,7 +68,8 @@ impl Weight {
         }
     }
 
-    fn of(kind: EightBit, values: Tensor, scales: Tensor) -> Self {
+    /// A weight that was made 8-bit before; [`Linear::new`] checks it.
+    pub fn of(kind: EightBit, values: Tensor, scales: Tensor) -> Self {
         match kind {
             EightBit::Int8WeightOnly => Self::Int8WeightOnly { values, scales },
             EightBit::Int8 => Self::Int8 { values, scales },
@@ -285,7 +286,8 @@ impl Linear {
 }
 
 impl EightBit {
-    fn dtype(self) -> Dtype {
+    /// Of the values.
+    pub fn dtype(self) -> Dtype {
         match self {
             Self::Int8WeightOnly | Self::Int8 => Dtype::I8,
             Self::Fp8 => Dtype::F8E4M3,

@@ -1,0 +1,37 @@
+//! A folder that a command writes: it appears whole under its name, or not at all. Must not know what is in it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+/// Makes `output`, which must not exist yet, of what `write` puts into the folder that it is given.
+///
+/// # Errors
+/// A name that is taken or none; what `write` ends with, and then nothing is left behind.
+pub(crate) fn write(output: &Path, write: impl FnOnce(&Path) -> cogvideox::Result<()>) -> anyhow::Result<()> {
+    if output.symlink_metadata().is_ok() {
+        bail!("--output: {} is there already", output.display());
+    }
+    let unfinished = unfinished(output)?;
+    let written = write(&unfinished).map_err(anyhow::Error::from).and_then(|()| {
+        put_in_place(&unfinished, output).with_context(|| format!("{}: cannot be written", output.display()))
+    });
+    if written.is_err() {
+        // What stood in the way is the message, not that the rest is still there.
+        let _ = std::fs::remove_dir_all(&unfinished);
+    }
+    written
+}
+
+/// Gives a folder its name once what is in it is on the disk, so that no power cut leaves a part under that name.
+fn put_in_place(unfinished: &Path, output: &Path) -> std::io::Result<()> {
+    rustix::fs::syncfs(std::fs::File::open(unfinished)?)?;
+    std::fs::rename(unfinished, output)
+}
+
+/// Beside the folder to be, so that it can be renamed.
+fn unfinished(output: &Path) -> anyhow::Result<PathBuf> {
+    let name = output.file_name().with_context(|| format!("--output: {} has no name", output.display()))?;
+    let name = format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id());
+    Ok(output.with_file_name(name))
+}
