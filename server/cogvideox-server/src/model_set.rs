@@ -181,19 +181,42 @@ impl SwappingGenerator {
             return Err(GenerateError::ModelNotAvailable(message));
         };
         while self.loaded.len() >= self.set.keep_loaded {
-            // Its memory is free before the new one's is asked for.
-            let (old, generator) = self.loaded.remove(0);
-            drop(generator);
-            tracing::info!(model = old, "model dropped for another");
+            self.drop_oldest();
         }
         metrics::counter!("cogvideox_model_swaps_total", "model" => name.to_owned()).increment(1);
-        self.read(name, &source).map_err(|error| {
-            let words = format!("{error:#}");
-            match load_error(error) {
-                lost @ GenerateError::DeviceLost(_) => lost,
-                _ => GenerateError::ModelNotLoaded(words),
+        loop {
+            match self.read(name, &source) {
+                Ok(generator) => return Ok(generator),
+                // What is missing may be what another model holds.
+                Err(error) if wants_memory(&error) && !self.loaded.is_empty() => self.drop_oldest(),
+                Err(error) => return Err(swap_error(error)),
             }
-        })
+        }
+    }
+
+    /// Its memory is free before a new one's is asked for.
+    fn drop_oldest(&mut self) {
+        let (old, generator) = self.loaded.remove(0);
+        drop(generator);
+        tracing::info!(model = old, "model dropped for another");
+    }
+}
+
+/// Whether a model was not loaded for want of memory: none was left on the way, or no plan would have fitted.
+fn wants_memory(error: &anyhow::Error) -> bool {
+    use cogvideox::Error::{Device, InvalidParams};
+    matches!(
+        error.downcast_ref(),
+        Some(Device(device::Error::OutOfMemory(_)) | InvalidParams { field: "memory_limit", .. })
+    )
+}
+
+/// A model that was not loaded, as the end of a video: another model's may go well, if the device is sound.
+fn swap_error(error: anyhow::Error) -> GenerateError {
+    let words = format!("{error:#}");
+    match load_error(error) {
+        of_device @ (GenerateError::DeviceLost(_) | GenerateError::OutOfMemory(_)) => of_device,
+        _ => GenerateError::ModelNotLoaded(words),
     }
 }
 
@@ -232,5 +255,27 @@ impl Generator for SwappingGenerator {
 
     fn loaded(&self) -> Vec<String> {
         self.loaded.iter().map(|(name, _)| name.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_that_is_not_loaded_ends_the_video_as_its_cause_does() {
+        let refused = cogvideox::Error::InvalidParams { field: "memory_limit", message: String::new() };
+        let missing = cogvideox::Error::UnsupportedDtype(String::new());
+        let on_device = |error: device::Error| anyhow::Error::from(cogvideox::Error::from(error));
+        let exhausted = || on_device(device::Error::OutOfMemory(String::new()));
+        let lost = || on_device(device::Error::Lost(String::new()));
+
+        assert!(
+            wants_memory(&exhausted()) && matches!(swap_error(exhausted()), GenerateError::OutOfMemory(_))
+        );
+        assert!(wants_memory(&refused.into()));
+        assert!(!wants_memory(&lost()) && matches!(swap_error(lost()), GenerateError::DeviceLost(_)));
+        assert!(!wants_memory(&anyhow::Error::msg("no such device")));
+        assert!(matches!(swap_error(missing.into()), GenerateError::ModelNotLoaded(_)));
     }
 }
