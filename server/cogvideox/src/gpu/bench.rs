@@ -15,7 +15,7 @@ use super::source::{RANDOM_STD, Source, dtype_of};
 use super::text_encoder::GpuTextEncoder;
 use super::transformer::GpuTransformer;
 use super::vae::GpuVae;
-use super::{Precision, Preset, quantised};
+use super::{Precision, Preset};
 use crate::Result;
 use crate::pipeline::{Autoencoder, Denoiser, TextEncoder};
 use crate::transformer::TransformerInput;
@@ -173,7 +173,11 @@ impl Bench {
         let dtype = dtype_of(self.dtype)?;
         let draw = |dims: &[usize]| normal(&self.device, dims, dtype, RANDOM_STD, outputs as u64);
         let bias: Tensor = draw(&[outputs])?;
-        quantised(Linear::dense(draw(&[outputs, inputs])?, Some(bias))?, self.precision)
+        let linear = Linear::dense(draw(&[outputs, inputs])?, Some(bias))?;
+        Ok(match self.precision.eight_bit() {
+            Some(kind) => linear.to_8bit(kind)?,
+            None => linear,
+        })
     }
 
     fn host_normal(&self, dims: &[usize]) -> Result<HostTensor> {

@@ -21,6 +21,8 @@ mod transfer;
 mod transformer;
 mod vae;
 
+use device::ops::linear::EightBit;
+
 pub(crate) use self::load::Configs;
 pub use self::load::{GpuOptions, Placement};
 pub use self::plan::{ChosenPlan, Job, MemoryPlan, Planner};
@@ -52,6 +54,16 @@ impl Precision {
             Self::Int8 => "int8",
             Self::Int8WeightOnly => "int8-weight-only",
             Self::Fp8 => "fp8",
+        }
+    }
+
+    /// None for weights in the model's dtype.
+    pub(crate) fn eight_bit(self) -> Option<EightBit> {
+        match self {
+            Self::Dense => None,
+            Self::Int8 => Some(EightBit::Int8),
+            Self::Int8WeightOnly => Some(EightBit::Int8WeightOnly),
+            Self::Fp8 => Some(EightBit::Fp8),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::DType;
-use device::ops::linear::{EightBit, Linear, Weight};
+use device::ops::linear::{Linear, Weight};
 use device::{Device, Dtype, Tensor, Uploader};
 
 use super::Precision;
@@ -95,7 +95,7 @@ impl Source {
     /// [`Error::InvalidParams`] with both.
     pub(crate) fn check_precision(&self, precision: Precision) -> Result<()> {
         let Self::Files { weights, .. } = self else { return Ok(()) };
-        let (Some(kind), Some(stored)) = (eight_bit(precision), weights.eight_bit_dtype()) else {
+        let (Some(kind), Some(stored)) = (precision.eight_bit(), weights.eight_bit_dtype()) else {
             return Ok(());
         };
         if stored_dtype(stored) == kind.dtype() {
@@ -227,9 +227,11 @@ impl<'a> Scope<'a> {
         let (name, dims) = ("weight", [out_features, in_features]);
         if let Some(names) = self.names {
             let full = self.full_name(name);
-            names.note(|asked| drop(asked.quantisable.insert(full)));
+            names.note(|asked| {
+                asked.quantisable.insert(full);
+            });
         }
-        let Some(kind) = eight_bit(precision) else { return self.linear(in_features, out_features, bias) };
+        let Some(kind) = precision.eight_bit() else { return self.linear(in_features, out_features, bias) };
         let stored = match &self.files {
             Some(Files { scope, uploader }) => scope.eight_bit(name, &dims)?.zip(Some(uploader)),
             None => None,
@@ -247,7 +249,9 @@ impl<'a> Scope<'a> {
     fn note(&self, name: &str, dims: &[usize]) {
         if let Some(names) = self.names {
             let full = self.full_name(name);
-            names.note(|asked| drop(asked.shapes.insert(full, dims.to_vec())));
+            names.note(|asked| {
+                asked.shapes.insert(full, dims.to_vec());
+            });
         }
     }
 
@@ -267,15 +271,5 @@ fn stored_dtype(dtype: EightBitDtype) -> Dtype {
     match dtype {
         EightBitDtype::Int8 => Dtype::I8,
         EightBitDtype::Fp8 => Dtype::F8E4M3,
-    }
-}
-
-/// None for weights in the model's dtype.
-fn eight_bit(precision: Precision) -> Option<EightBit> {
-    match precision {
-        Precision::Dense => None,
-        Precision::Int8 => Some(EightBit::Int8),
-        Precision::Int8WeightOnly => Some(EightBit::Int8WeightOnly),
-        Precision::Fp8 => Some(EightBit::Fp8),
     }
 }
