@@ -157,7 +157,7 @@ class StandIns:
         return ['ENTRYPOINT ["/usr/bin/prometheus"]', f"USER {NOBODY}", "WORKDIR /prometheus"]
 
     def caddy(self, root):
-        self.unpack(root, ("base-files", "libc6", "caddy"))
+        self.unpack(root, ("base-files", "libc6", "libzstd1", "caddy"))
         return ['CMD ["/usr/bin/caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"]',
                 "ENV XDG_DATA_HOME=/data XDG_CONFIG_HOME=/config", "WORKDIR /srv"]
 

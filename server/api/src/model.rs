@@ -189,23 +189,3 @@ impl ModelCatalog {
         std::iter::once(&self.default).chain(&self.others)
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::FrameLattice;
-
-    #[test]
-    fn seconds_snap_to_the_nearest_count_and_not_beyond_the_ends() {
-        let lattice = FrameLattice { stride: 8, min: 9, max: 49 };
-        let nearest = |seconds: f64| lattice.nearest(seconds * 8.0);
-        assert_eq!(nearest(6.0), Some(49));
-        assert_eq!(nearest(6.125), Some(49));
-        assert_eq!(nearest(4.0), Some(33));
-        assert_eq!(nearest(5.625), Some(49), "of two equally near, the longer");
-        assert_eq!(nearest(6.7), None);
-        assert_eq!(nearest(0.5), None);
-        let v1_5 = FrameLattice { stride: 16, min: 17, max: 161 };
-        assert_eq!(v1_5.nearest(5.0 * 16.0), Some(81));
-        assert_eq!(v1_5.nearest(10.0 * 16.0), Some(161));
-    }
-}

@@ -141,9 +141,16 @@ async fn metadata_may_be_json_text_in_a_form() {
 
 #[tokio::test]
 async fn seconds_snap_to_the_nearest_length_the_model_makes() {
-    for (asked, frames, made) in
-        [("6", 49, "6.125"), ("6.125", 49, "6.125"), ("1", 9, "1.125"), ("5", 41, "5.125")]
-    {
+    for (asked, frames, made) in [
+        ("6", 49, "6.125"),
+        ("6.125", 49, "6.125"),
+        ("1", 9, "1.125"),
+        ("5", 41, "5.125"),
+        // Of two equally near, the longer.
+        ("5.625", 49, "6.125"),
+        // Half a stride beyond the ends.
+        ("6.6", 49, "6.125"),
+    ] {
         let world = World::new().await;
         let video = world.post_json(json!({ "prompt": "a cat", "seconds": asked })).await.json();
         assert_eq!((&video["num_frames"], &video["seconds"]), (&json!(frames), &json!(made)), "{asked}");

@@ -44,6 +44,8 @@ fn cases() -> Vec<Case> {
         (with("seconds", "eight"), "invalid_type", "seconds", "found the text 'eight'"),
         (with("seconds", 8), "invalid_seconds", "seconds", "between 1.125 and 6.125"),
         (with("seconds", "0"), "invalid_seconds", "seconds", "found 0"),
+        (with("seconds", "0.5"), "invalid_seconds", "seconds", "found 0.5"),
+        (with("seconds", "6.7"), "invalid_seconds", "seconds", "found 6.7"),
         (with("seconds", "nan"), "invalid_seconds", "seconds", "found NaN"),
         (with("num_frames", 48), "unsupported_num_frames", "num_frames", "8k+1 from 9 to 49"),
         (with("num_frames", 57), "unsupported_num_frames", "num_frames", "found 57"),
