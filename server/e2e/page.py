@@ -14,22 +14,16 @@ import os
 import pathlib
 import re
 import sys
-import time
 import urllib.request
 
-from playwright.sync_api import Error, expect, sync_playwright
+from playwright.sync_api import Error, expect
+
+from page_visit import Site, browsing, step, until
 
 BASE = sys.argv[1].rstrip("/")
 OUT = pathlib.Path(sys.argv[2])
 KEY = os.environ.get("COGVIDEOX_API_KEY", "")
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-PATIENCE_S = float(os.environ.get("PAGE_PATIENCE_SECONDS", "180"))
-POLL_S = 0.05
 
-WATCH_POLICY = """
-window.policyBreaches = [];
-document.addEventListener("securitypolicyviolation", (e) => window.policyBreaches.push(`${e.violatedDirective}: ${e.blockedURI}`));
-"""
 # Notes every value of every bar, so that no step is missed between two looks.
 WATCH_BARS = """() => {
   window.barValues = [];
@@ -45,70 +39,11 @@ POSTERS_DRAWN = """() => [...document.querySelectorAll(".poster")]
   .every((image) => image.naturalWidth > 0 && !image.hidden)"""
 
 
-def step(text):
-    print(f"page: {text}", flush=True)
-
-
-def until(what, condition, seconds=PATIENCE_S):
-    """Waits for a condition; the page's policy forbids `eval`, and with it Playwright's own waiting for functions."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-        time.sleep(POLL_S)
-    return value
-
-
 def call(method, path, body=None):
     headers = {"content-type": "application/json", **({"authorization": f"Bearer {KEY}"} if KEY else {})}
     data = None if body is None else json.dumps(body).encode()
     with urllib.request.urlopen(urllib.request.Request(BASE + path, data, headers, method=method), timeout=60) as answer:
         return json.loads(answer.read())
-
-
-class Visit:
-    """One tab, and everything that went wrong in it."""
-
-    def __init__(self, browser, **options):
-        self.context = browser.new_context(**options)
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(PATIENCE_S * 1000)
-        self.faults = []
-        self.offline = False
-        self.page.add_init_script(WATCH_POLICY)
-        self.page.on("console", self.on_console)
-        self.page.on("pageerror", lambda error: self.faults.append(f"script error: {error}"))
-        self.page.on("request", self.on_request)
-
-    def on_console(self, message):
-        if message.type == "error" and not self.offline:
-            self.faults.append(f"console: {message.text} ({message.location.get('url')})")
-
-    def on_request(self, request):
-        if not request.url.startswith((BASE + "/", "data:", f"blob:{BASE}")):
-            self.faults.append(f"request to another server: {request.url}")
-
-    def open(self):
-        """Opens the page and gives the key if it is asked for."""
-        self.page.goto(BASE + "/", wait_until="domcontentloaded")
-        if NEEDS_KEY:
-            expect(self.page.locator("#key-dialog")).to_be_visible()
-            self.page.fill("#key-input", KEY)
-            self.page.keyboard.press("Enter")
-            expect(self.page.locator("#key-dialog")).to_be_hidden()
-        self.live()
-        return self.page
-
-    def live(self):
-        expect(self.page.locator("#connection[data-state=live]")).to_be_visible()
-        expect(self.page.locator("#gallery .placeholder")).to_have_count(0)
-
-    def shot(self, name):
-        self.page.screenshot(path=OUT / f"{name}.png")
-
-    def close(self):
-        self.faults += [f"content security policy: {breach}" for breach in self.page.evaluate("window.policyBreaches")]
-        self.context.close()
-        assert not self.faults, "the browser complains:\n  " + "\n  ".join(self.faults)
 
 
 def newest_id():
@@ -308,7 +243,7 @@ def themes_and_phone(browser):
     step("dark, light, and a phone of 360 pixels")
     grounds = {}
     for scheme in ("light", "dark"):
-        visit = Visit(browser, viewport={"width": 1360, "height": 1000}, color_scheme=scheme)
+        visit = SITE.visit(browser, viewport={"width": 1360, "height": 1000}, color_scheme=scheme)
         page = visit.open()
         grounds[scheme] = page.evaluate("getComputedStyle(document.body).backgroundColor")
         until("the posters in sight", lambda: page.evaluate(POSTERS_DRAWN))
@@ -320,7 +255,7 @@ def themes_and_phone(browser):
         kept = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert kept == other, "the chosen theme does not outlive a reload"
         visit.close()
-        visit = Visit(browser, viewport={"width": 360, "height": 740}, color_scheme=scheme, has_touch=True, is_mobile=True, device_scale_factor=2)
+        visit = SITE.visit(browser, viewport={"width": 360, "height": 740}, color_scheme=scheme, has_touch=True, is_mobile=True, device_scale_factor=2)
         page = visit.open()
         page.click("#more summary")
         width = page.evaluate("document.documentElement.scrollWidth")
@@ -335,7 +270,7 @@ def themes_and_phone(browser):
 
 def keys(browser):
     step("a wrong key is refused, a remembered one is kept")
-    visit = Visit(browser)
+    visit = SITE.visit(browser)
     page = visit.page
     visit.offline = True  # The browser reports the 401 itself.
     page.goto(BASE + "/", wait_until="domcontentloaded")
@@ -356,9 +291,8 @@ def keys(browser):
 
 
 def main():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        visit = Visit(browser, viewport={"width": 1360, "height": 1000}, accept_downloads=True, permissions=["clipboard-read", "clipboard-write"])
+    with browsing() as browser:
+        visit = SITE.visit(browser, viewport={"width": 1360, "height": 1000}, accept_downloads=True, permissions=["clipboard-read", "clipboard-write"])
         visit.open()
         made = [make_and_play(visit)]
         stopped = cancel_and_reload(visit)
@@ -368,20 +302,18 @@ def main():
         refusal(visit)
         visit.close()
         themes_and_phone(browser)
-        if NEEDS_KEY:
+        if SITE.needs_key:
             keys(browser)
-        browser.close()
     step(f"all is well; screenshots in {OUT}")
     return made
 
 
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
-    expect.set_options(timeout=PATIENCE_S * 1000)
     CAPABILITIES = call("GET", "/v1/capabilities")
     MODEL = CAPABILITIES["models"][0]
-    NEEDS_KEY = CAPABILITIES["features"]["api_keys"]
-    assert KEY or not NEEDS_KEY, "the server needs a key: set COGVIDEOX_API_KEY"
+    SITE = Site(BASE, KEY, CAPABILITIES["features"]["api_keys"], OUT)
+    assert KEY or not SITE.needs_key, "the server needs a key: set COGVIDEOX_API_KEY"
     try:
         main()
     except (AssertionError, Error) as failure:

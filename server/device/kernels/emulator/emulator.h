@@ -163,10 +163,10 @@ inline float to_nearest(float x, int mantissa, int min_exponent) {
 inline float to_f32(float x) { return x; }
 inline float to_f32(bf16 x) { return bits_to_f32(uint32_t(x.bits) << 16); }
 inline float to_f32(f16 x) {
-  uint32_t sign = uint32_t(x.bits & 0x8000) << 16, exponent = (x.bits >> 10) & 31, fraction = x.bits & 1023;
-  if (exponent == 31) return bits_to_f32(sign | 0x7f800000u | fraction << 13);
-  float magnitude = exponent == 0 ? ldexpf(float(fraction), -24) : ldexpf(float(fraction | 1024), int(exponent) - 25);
-  return sign ? -magnitude : magnitude;
+  // The exponent's bias is moved by a factor, which is exact; what has no exponent bits is a subnormal of f32 before.
+  uint32_t sign = uint32_t(x.bits & 0x8000) << 16, magnitude = uint32_t(x.bits & 0x7fff) << 13;
+  if (magnitude >= 0x0f800000u) return bits_to_f32(sign | 0x7f800000u | (magnitude & 0x007fe000u));
+  return bits_to_f32(sign | f32_to_bits(bits_to_f32(magnitude) * 0x1p112f));
 }
 inline float to_f32(e4m3 x) {
   uint32_t exponent = (x.bits >> 3) & 15, fraction = x.bits & 7;
@@ -182,13 +182,15 @@ template <> inline bf16 from_f32<bf16>(float x) {
   return {uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
 }
 template <> inline f16 from_f32<f16>(float x) {
-  uint16_t sign = f32_to_bits(x) >> 16 & 0x8000;
-  if (isnan(x)) return {uint16_t(sign | 0x7fff)};
-  float magnitude = to_nearest(fabsf(x), 10, -14);
-  if (magnitude >= 65520.0f) return {uint16_t(sign | 0x7c00)};
-  if (magnitude < ldexpf(1, -14)) return {uint16_t(sign | uint16_t(ldexpf(magnitude, 24)))};
-  uint32_t bits = f32_to_bits(magnitude);
-  return {uint16_t(sign | (((bits >> 23) - 112) << 10) | ((bits >> 13) & 1023))};
+  uint32_t bits = f32_to_bits(x), magnitude = bits & 0x7fffffffu;
+  uint16_t sign = bits >> 16 & 0x8000;
+  if (magnitude > 0x7f800000u) return {uint16_t(sign | 0x7fff)};
+  // From 65520, half way to what would be 65536, on.
+  if (magnitude >= 0x477ff000u) return {uint16_t(sign | 0x7c00)};
+  // Below 2^-14: a sum with 0.5 has a subnormal's last bit for its own.
+  if (magnitude < 0x38800000u)
+    return {uint16_t(sign | (f32_to_bits(bits_to_f32(magnitude) + 0.5f) - f32_to_bits(0.5f)))};
+  return {uint16_t(sign | ((magnitude - 0x38000000u + 0xfff + (magnitude >> 13 & 1)) >> 13))};
 }
 template <> inline e4m3 from_f32<e4m3>(float x) {
   uint8_t sign = f32_to_bits(x) >> 24 & 0x80;
@@ -212,12 +214,14 @@ inline float fast_exp2(float x) { return x < -126.0f ? 0.0f : exp2f(x); }
 // (PTX ISA, "Matrix fragments for mma.m16n8k16").
 template <class T>
 inline void mma_16x8x16_of(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+  uint32_t words[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+  float mine[12];
+  for (uint32_t i = 0; i < 12; i++) mine[i] = to_f32(T{uint16_t(words[i / 2] >> (16 * (i & 1)))});
   emulator::Exchange all = emulator::exchange(mine, sizeof mine);
   auto element = [&](uint32_t lane, uint32_t reg, uint32_t half) {
-    uint32_t word;
-    memcpy(&word, all.slot(lane) + 4 * reg, 4);
-    return to_f32(T{uint16_t(word >> (16 * half))});
+    float x;
+    memcpy(&x, all.slot(lane) + 4 * (2 * reg + half), 4);
+    return x;
   };
   uint32_t lane = emulator::lane();
   for (uint32_t i = 0; i < 4; i++) {
