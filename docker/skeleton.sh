@@ -6,10 +6,10 @@ mkdir -p "$1"
 cp --parents Cargo.toml Cargo.lock server/*/Cargo.toml "$1"
 for crate in server/*/Cargo.toml; do
   mkdir -p "$1/${crate%/*}/src"
-  touch "$1/${crate%/*}/src/lib.rs"
+  echo '//! Empty.' >"$1/${crate%/*}/src/lib.rs"
 done
 # Programs: binaries, build scripts, and benches that a manifest names.
 for program in server/*/src/main.rs server/*/build.rs server/*/build/main.rs server/*/benches/*.rs; do
   mkdir -p "$1/${program%/*}"
-  echo 'fn main() {}' >"$1/$program"
+  printf '//! Empty.\nfn main() {}\n' >"$1/$program"
 done

@@ -5,6 +5,7 @@ Kubernetes: each object against the schema of its kind, strictly, so that a miss
 says: that names of volumes, claims, secrets and ports lead somewhere, and that one server has the data at a time.
 systemd: `systemd-analyze verify` as its own, and what `systemd-analyze security` makes of it.
 Prometheus and Grafana: that the paths and names in their files and in compose.observability.yaml are the same.
+The images: that .dockerignore leaves in what the sources take other files' contents from.
 
 usage: PYTHON containers_files.py        (of an environment with kubernetes-validate 1.37.0; and systemd-analyze)
 """
@@ -18,11 +19,33 @@ import yaml
 
 from server import equal, step
 
-DOCKER = pathlib.Path(__file__).resolve().parents[2] / "docker"
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DOCKER = ROOT / "docker"
 # The oldest release in support and the newest of which there is a schema.
 KUBERNETES = ("1.34", "1.37")
 # "OK" in systemd's words, with room; without any hardening it is 9.2.
 EXPOSURE_MAX = 2.5
+
+
+def ignored(path):
+    """Whether .dockerignore leaves a path out: the last line that names it or a folder above it decides."""
+    found = False
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if line and not line.startswith("#"):
+            pattern = re.escape(line.removeprefix("!")).replace(r"\*\*/", "(.*/)?").replace(r"\*", "[^/]*")
+            if any(re.fullmatch(pattern, str(one)) for one in (path, *path.parents[:-1])):
+                found = not line.startswith("!")
+    return found
+
+
+def images():
+    step(".dockerignore: what is compiled in is there")
+    included = {(file.parent / name).resolve() for file in ROOT.glob("server/*/src/**/*.rs")
+                for name in re.findall(r'include_(?:str|bytes)!\("([^"]+)"\)', file.read_text())}
+    assert len(included) >= 2, f"expected the sources to include files, found {included}"
+    for path in included:
+        assert not ignored(path.relative_to(ROOT)), f"{path.relative_to(ROOT)}: compiled into the program, but .dockerignore leaves it out"
+    assert ignored(pathlib.Path("server/api/tests/it/main.rs")), "expected tests to be left out"
 
 
 def documents(name):
@@ -118,6 +141,7 @@ def observability():
 
 
 if __name__ == "__main__":
+    images()
     kubernetes()
     systemd()
     observability()

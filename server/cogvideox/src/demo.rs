@@ -18,7 +18,7 @@ use crate::vae::{AutoencoderKlCogVideoX, VaeConfig};
 use crate::weights::Weights;
 
 /// The tokenizer as published with CogVideoX (google/t5-v1_1-xxl, Apache-2.0).
-const SPIECE_MODEL: &[u8] = include_bytes!("../tests/golden/t5-tokenizer/spiece.model");
+const SPIECE_MODEL: &[u8] = include_bytes!("../assets/spiece.model");
 
 /// Width of the text encoder.
 const TEXT_EMBED_DIM: usize = 64;
