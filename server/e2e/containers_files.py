@@ -9,6 +9,7 @@ The images: that .dockerignore leaves in what the sources take other files' cont
 
 usage: PYTHON containers_files.py        (of an environment with kubernetes-validate 1.37.0; and systemd-analyze)
 """
+import os
 import pathlib
 import re
 import subprocess
@@ -40,7 +41,7 @@ def ignored(path):
 
 def images():
     step(".dockerignore: what is compiled in is there")
-    included = {(file.parent / name).resolve() for file in ROOT.glob("server/*/src/**/*.rs")
+    included = {pathlib.Path(os.path.normpath(file.parent / name)) for file in ROOT.glob("server/*/src/**/*.rs")
                 for name in re.findall(r'include_(?:str|bytes)!\("([^"]+)"\)', file.read_text())}
     assert len(included) >= 2, f"expected the sources to include files, found {included}"
     for path in included:
