@@ -204,11 +204,8 @@ impl SwappingGenerator {
 
 /// Whether a model was not loaded for want of memory: none was left on the way, or no plan would have fitted.
 fn wants_memory(error: &anyhow::Error) -> bool {
-    use cogvideox::Error::{Device, InvalidParams};
-    matches!(
-        error.downcast_ref(),
-        Some(Device(device::Error::OutOfMemory(_)) | InvalidParams { field: "memory_limit", .. })
-    )
+    use cogvideox::Error::{Device, NoPlan};
+    matches!(error.downcast_ref(), Some(Device(device::Error::OutOfMemory(_)) | NoPlan(_)))
 }
 
 /// A model that was not loaded, as the end of a video: another model's may go well, if the device is sound.
@@ -264,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_model_that_is_not_loaded_ends_the_video_as_its_cause_does() {
-        let refused = cogvideox::Error::InvalidParams { field: "memory_limit", message: String::new() };
+        let refused = cogvideox::Error::NoPlan(String::new());
         let missing = cogvideox::Error::UnsupportedDtype(String::new());
         let on_device = |error: device::Error| anyhow::Error::from(cogvideox::Error::from(error));
         let exhausted = || on_device(device::Error::OutOfMemory(String::new()));

@@ -84,6 +84,9 @@ pub enum Error {
         /// What was expected and what was found.
         message: String,
     },
+    /// No plan fits the memory that there is.
+    #[error("memory_limit: {0}")]
+    NoPlan(String),
     /// The model cannot run in this dtype.
     #[error("dtype: {0}")]
     UnsupportedDtype(String),

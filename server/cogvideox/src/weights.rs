@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 pub use self::eight_bit::EightBitDtype;
 pub(crate) use self::eight_bit::{scale_name, weight_name};
 pub(crate) use self::listing::{Listing, StoredTensor, list};
-pub(crate) use self::mapped::{EightBitWeight, MappedWeights, shard_paths};
+pub(crate) use self::mapped::{EightBitWeight, MappedWeights, map, shard_paths};
 use crate::Result;
 use crate::digest::hex;
 use crate::noise::Generator;
@@ -49,8 +49,8 @@ impl Weights {
     /// Maps the component in `dir` whose files are called `stem*.safetensors`.
     ///
     /// # Errors
-    /// [`crate::Error::Weights`] when there is no such file, when a shard that the index names is missing or does not hold
-    /// what the index says, or when a file is truncated or not safetensors at all.
+    /// [`crate::Error::Weights`] when there is no such file, when a shard that the index names is missing or does not
+    /// hold what the index says, or when a file is truncated or not safetensors at all.
     pub(crate) fn open(dir: &Path, stem: &str) -> Result<Self> {
         Ok(Self(Source::Mapped(MappedWeights::open(dir, stem)?)))
     }
@@ -154,7 +154,8 @@ impl WeightScope<'_> {
     /// The tensor `name` below this scope, which must have `shape`.
     ///
     /// # Errors
-    /// [`crate::Error::MissingTensor`], [`crate::Error::TensorShape`], or [`crate::Error::Weights`] for a foreign dtype.
+    /// [`crate::Error::MissingTensor`], [`crate::Error::TensorShape`], or [`crate::Error::Weights`] for a foreign
+    /// dtype.
     pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.weights.load(&self.full_name(name), shape, self.dtype, self.device)
     }

@@ -4,7 +4,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{Cursor, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -16,6 +15,7 @@ use zip::result::ZipError;
 
 use super::pickle::{Pickle, Value};
 use crate::weights::cast::element_bytes;
+use crate::weights::map;
 use crate::{Error, Result};
 
 /// More than the pickle of any model: the published ones have a third of a MiB.
@@ -46,13 +46,7 @@ impl TorchFile {
     /// # Errors
     /// [`Error::Io`]; [`Error::Weights`] for a file of another kind, or a tensor that does not lie within it.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|source| Error::io(path, source))?;
-        #[expect(
-            unsafe_code,
-            reason = "mapping is unsafe because another process may truncate the file under us"
-        )]
-        // SAFETY: the checkpoint is only read here, and is the operator's own.
-        let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::io(path, source))?;
+        let map = map(path)?;
         let tensors = read_tensors(&map).map_err(|message| Error::weights(path, message))?;
         Ok(Self { path: path.to_owned(), map, tensors })
     }

@@ -219,7 +219,7 @@ pub fn plan_peaks(
 /// The first plan that fits into what is free of a device at a model's shapes.
 ///
 /// # Errors
-/// [`crate::Error::InvalidParams`] with the numbers if none fits; the device's.
+/// [`crate::Error::NoPlan`] with the numbers if none fits; the device's.
 pub fn first_plan(preset: Preset, dtype: DType, precision: Precision, device: &Device) -> Result<MemoryPlan> {
     let configs = preset.configs();
     let planner = Planner { configs: &configs, dtype, precision, capability: device.capability() };

@@ -102,7 +102,7 @@ impl CogVideoXPipeline {
     /// loaded.
     ///
     /// # Errors
-    /// Those of [`CogVideoXPipeline::load`]; [`Error::InvalidParams`] with the numbers if no plan fits the memory;
+    /// Those of [`CogVideoXPipeline::load`]; [`Error::NoPlan`] with the numbers if none fits the memory;
     /// [`Error::Device`].
     pub fn load_on_gpu(dir: &Path, dtype: DType, options: &GpuOptions) -> Result<Self> {
         let description = ModelDescription::read(dir)?;

@@ -155,7 +155,7 @@ impl Planner<'_> {
     /// The first plan that fits into `free_bytes` of a device, with its peak.
     ///
     /// # Errors
-    /// [`Error::InvalidParams`] with the numbers if none fits.
+    /// [`Error::NoPlan`] with the numbers if none fits.
     pub fn plan(&self, free_bytes: usize, job: &Job) -> Result<(MemoryPlan, usize)> {
         let room = free_bytes.saturating_sub(RESERVE_BYTES);
         let mut least = usize::MAX;
@@ -167,15 +167,12 @@ impl Planner<'_> {
             least = least.min(peak);
         }
         let mib = |bytes: usize| bytes >> 20;
-        Err(Error::invalid(
-            "memory_limit",
-            format!(
-                "the smallest plan needs {} MiB and {} MiB for the driver, {} MiB are free",
-                mib(least),
-                mib(RESERVE_BYTES),
-                mib(free_bytes)
-            ),
-        ))
+        Err(Error::NoPlan(format!(
+            "the smallest plan needs {} MiB and {} MiB for the driver, {} MiB are free",
+            mib(least),
+            mib(RESERVE_BYTES),
+            mib(free_bytes)
+        )))
     }
 }
 

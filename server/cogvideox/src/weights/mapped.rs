@@ -262,14 +262,22 @@ fn read_index(path: &Path) -> Result<Shards> {
     Ok(shards)
 }
 
-pub(super) fn map_file(path: &Path) -> Result<MappedFile> {
+/// A file of weights or a checkpoint, as memory.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn map(path: &Path) -> Result<Mmap> {
     let file = File::open(path).map_err(|source| Error::io(path, source))?;
     #[expect(
         unsafe_code,
         reason = "mapping is unsafe because another process may truncate the file under us"
     )]
-    // SAFETY: weight files are written once, by a rename, and only read here.
-    let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::io(path, source))?;
+    // SAFETY: such files are the operator's own, written once, by a rename, and only read here.
+    unsafe { Mmap::map(&file) }.map_err(|source| Error::io(path, source))
+}
+
+pub(super) fn map_file(path: &Path) -> Result<MappedFile> {
+    let map = map(path)?;
     let (header_bytes, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
         Error::weights(path, format!("not a whole safetensors file of {} bytes: {e}", map.len()))
     })?;
