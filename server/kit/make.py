@@ -51,6 +51,8 @@ def main(binary, folder):
         shutil.copytree(form.parent, folder / "goldens" / form.parent.name)
     pack_binary(binary, folder)
     download_wheels(folder / "wheels")
+    commit = subprocess.run(["git", "-C", SERVER, "describe", "--always", "--dirty"], capture_output=True, text=True)
+    (folder / "commit.txt").write_text(commit.stdout or "unknown\n")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     # Last: a folder without it is no whole kit.
     manifest = {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -13,6 +13,7 @@ the goldens on the CPU.
 import argparse
 import ctypes
 import hashlib
+import importlib.util
 import json
 import lzma
 import os
@@ -32,9 +33,22 @@ KIT = pathlib.Path(__file__).resolve().parent
 TOTAL_SECONDS = 525
 # What is timed: preset, the dtype that its authors advise, steps.
 PRESETS = [("5b", "bf16", 4), ("2b", "f16", 6)]
+# And the transformer alone in other ways: preset, options.
+VARIANTS = [
+    ("5b", ["--dtype", "fp8"]), ("5b", ["--dtype", "int8"]), ("5b", ["--dtype", "bf16", "--memory-limit", "6GiB"]),
+    ("5b", ["--dtype", "bf16", "--algorithms", "measured"]), ("5b", ["--dtype", "bf16", "--algorithms", "own"]),
+]
 # What 8 bits cost: preset, dtype.
 QUALITIES = [("5b", "fp8"), ("2b", "fp8"), ("2b", "int8")]
 QUALITY_STEPS = 4
+
+
+def with_libraries():
+    """The environment in which our program finds the libraries that PyTorch brought with it, which it finds by itself."""
+    spec = importlib.util.find_spec("nvidia")
+    found = [str(folder) for root in (spec.submodule_search_locations if spec else []) for folder in sorted(pathlib.Path(root).glob("*/lib"))]
+    before = os.environ.get("LD_LIBRARY_PATH")
+    return dict(os.environ, LD_LIBRARY_PATH=":".join(found + ([before] if before else [])))
 
 
 class Run:
@@ -44,7 +58,7 @@ class Run:
         self.out, self.begin = out, time.monotonic()
         out.mkdir(parents=True, exist_ok=True)
         self.log = open(out / "log.txt", "w")
-        self.results = {"stages": [], "goldens": [], "kernels": [], "bench": {}, "quality": {}, "peer": {}}
+        self.results = {"stages": [], "goldens": [], "kernels": [], "bench": {}, "variants": [], "quality": {}, "peer": {}}
 
     def left(self):
         return TOTAL_SECONDS - (time.monotonic() - self.begin)
@@ -75,7 +89,7 @@ class Run:
         self.log.flush()
         with tempfile.TemporaryFile("w+") as stdout:
             child = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=stdout, stderr=self.log,
-                                     env=environment or os.environ, start_new_session=True)
+                                     env=environment or with_libraries(), start_new_session=True)
             try:
                 status = child.wait(max(1, self.limit - time.monotonic()))
             except subprocess.TimeoutExpired:
@@ -132,8 +146,13 @@ def gpus():
 
 def kernels(run, binary, device, *options):
     lines, status = run.command([binary, "selftest", "--device", device, "--json", *options])
-    cases = [json.loads(line) for line in lines if line.startswith("{")]
+    found = [json.loads(line) for line in lines if line.startswith("{")]
+    cases = [line for line in found if "name" in line]
     run.results["kernels"] += cases
+    libraries = [line["library"] for line in found if "library" in line]
+    run.results["libraries"] = run.results.get("libraries") or libraries
+    missing = [note for note in libraries if "own kernels" in note]
+    assert not missing or "--own-kernels" in options, "; ".join(missing)
     wrong = [case["name"] for case in cases if not case["passed"]]
     assert cases and not wrong and status == 0, f"{len(wrong)} of {len(cases)} wrong {wrong[:5]}, {ended(status)}"
     return f"ok, {len(cases)} cases"
@@ -175,6 +194,18 @@ def bench(run, binary, device, preset, dtype, steps):
     assert objects and status == 0, f"{len(objects)} lines of JSON, {ended(status)}"
 
 
+def variant(run, binary, device, preset, options):
+    """A step in another way; the first line says how, the second what it took."""
+    lines, status = run.command([binary, "bench", "--preset", preset, "--random-weights", "--steps", 3, "--stages", "transformer",
+                                 "--device", device, "--json", *options])
+    found = {}
+    for line in lines:
+        found.update(json.loads(line))
+    run.results["variants"].append({"preset": preset, "options": options, **found})
+    assert "seconds_per_step" in found and status == 0, ended(status)
+    return f"ok, {found['seconds_per_step']:.3f} s per step, {found['peak_bytes'] / 2**30:.1f} GiB"
+
+
 def quality(run, binary, device, preset, dtype):
     lines, status = run.command([binary, "bench", "--quality", "--preset", preset, "--random-weights", "--dtype", dtype,
                                  "--steps", QUALITY_STEPS, "--device", device, "--json"])
@@ -210,6 +241,7 @@ def stages(run, options, folder):
     run.stage("contents", 30, contents)
     binary = unpack(folder)
     count = gpus()
+    run.results["commit"] = (KIT / "commit.txt").read_text().strip()
     run.results["machine"] = {"gpus": count, "python": sys.version.split()[0], "cores": os.cpu_count()}
     if not count:
         print("no GPU here: nothing is measured; the goldens run on the CPU, to see that the program runs", flush=True)
@@ -220,14 +252,16 @@ def stages(run, options, folder):
     run.stage("machine", 15, lambda: " ".join(run.command(
         ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,clocks.sm,clocks.max.sm,power.limit", "--format=csv"])[0]))
     run.stage("kernels against references", 45, lambda: kernels(run, binary, options.device))
-    run.stage("own kernels against references", 45, lambda: kernels(run, binary, options.device, "--own-kernels"))
-    run.stage("goldens", 60, lambda: goldens(run, binary, options.device))
     for preset, dtype, steps in PRESETS:
         run.stage(f"bench {preset}", 70, lambda: bench(run, binary, options.device, preset, dtype, steps))
+    for preset, dtype, steps in PRESETS:
+        run.stage(f"diffusers {preset}", 150, lambda: peer(run, folder / "site", preset, steps))
+    run.stage("own kernels against references", 45, lambda: kernels(run, binary, options.device, "--own-kernels"))
+    run.stage("goldens", 60, lambda: goldens(run, binary, options.device))
+    for preset, how in VARIANTS:
+        run.stage(f"{preset} {' '.join(how)}", 40, lambda: variant(run, binary, options.device, preset, how))
     for preset, dtype in QUALITIES:
         run.stage(f"quality of {preset} {dtype}", 40, lambda: quality(run, binary, options.device, preset, dtype))
-    for preset, dtype, steps in PRESETS:
-        run.stage(f"diffusers {preset}", 140, lambda: peer(run, folder / "site", preset, steps))
 
 
 def main():

@@ -11,13 +11,14 @@ GIB = 1 << 30
 
 
 def table(results):
-    lines = ["", "stages"]
+    lines = ["", f"commit {results.get('commit', 'unknown')}", "", "stages"]
     lines += [f"  {stage['name']:<28} {stage['seconds']:>6.0f} s  {stage['verdict']}" for stage in results["stages"]]
     if results["goldens"]:
         lines += ["", "goldens"]
         lines += [f"  {golden['name']:<24} {'WRONG' if golden['fault'] else 'ok':<6} {golden['found']}" for golden in results["goldens"]]
     wrong = [case for case in results["kernels"] if not case["passed"]]
     lines += [f"  kernel {case['name']}: {case.get('error')}, bound {case.get('bound')}" for case in wrong]
+    lines += ["", "libraries", *(f"  {note}" for note in results.get("libraries", []))] if results.get("libraries") else []
     for preset in sorted(results["bench"].keys() | results["peer"].keys()):
         lines += ["", *compared(preset, results["bench"].get(preset, {}), results["peer"].get(preset, []))]
     return "\n".join(lines) + "\n"
@@ -34,10 +35,12 @@ def compared(preset, ours, peer):
             ratio = f"{value / own:.2f}x" if value and own else "-"
             name = f"{label}, {line['variant']}"
             yield f"  {name:<35}{number(own):>9}{number(value):>11}{ratio:>8}   {line.get('error', '')}".rstrip()
-    peaks = [line["peak_bytes"] / GIB for line in peer if "peak_bytes" in line]
-    own = ours.get("peak_bytes")
-    yield f"  {'peak memory, GiB':<35}{number(own and own / GIB):>9}{number(max(peaks, default=None)):>11}"
-    for field in ("tflops", "share_of_floor", "extrapolated_seconds_50_steps"):
+    # Of tensors, as each side counts them; diffusers holds all its parts meanwhile, ours the part at work and what its plan keeps.
+    for field, label in [("seconds_per_step", "peak_bytes"), ("vae_decode_seconds", "vae_decode_peak_bytes")]:
+        peaks = [line["peak_bytes"] / GIB for line in peer if line["field"] == field and "peak_bytes" in line]
+        own = ours.get(label)
+        yield f"  {label.replace('_bytes', ', GiB'):<35}{number(own and own / GIB):>9}{number(max(peaks, default=None)):>11}"
+    for field in ("tflops", "attention_tflops", "linear_tflops", "rest_share_of_step", "share_of_floor", "extrapolated_seconds_50_steps"):
         if field in ours:
             yield f"  ours, {field}: {ours[field]}"
 

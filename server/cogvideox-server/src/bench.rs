@@ -39,6 +39,17 @@ enum Stage {
     Text,
 }
 
+/// What matrix products, attention and convolutions are computed by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Algorithms {
+    /// What NVIDIA's libraries propose first, as the server does: it is the same in every process.
+    Proposed,
+    /// The fastest of what they propose, measured when a shape first comes.
+    Measured,
+    /// This program's own kernels, without the libraries.
+    Own,
+}
+
 /// Where, if anywhere.
 #[derive(Debug, Clone, Copy)]
 enum Target {
@@ -85,6 +96,9 @@ pub struct Bench {
     /// cuda or cuda:N; plan, to count the memory of every plan; emulator in a program built with it.
     #[arg(long, value_name = "DEVICE", default_value = "cuda")]
     device: Target,
+    /// Whose algorithms are measured.
+    #[arg(long, value_enum, default_value_t = Algorithms::Proposed)]
+    algorithms: Algorithms,
     /// Print one JSON object a line.
     #[arg(long)]
     json: bool,
@@ -139,7 +153,7 @@ impl Bench {
             stdout,
             &json!({
                 "preset": preset.name(), "dtype": dtype.as_str(), "precision": format!("{precision:?}"),
-                "device": name, "plan": plan.to_string(),
+                "device": name, "libraries": device.library_notes(), "plan": plan.to_string(),
             }),
         )?;
         let bench = Measuring { preset, dtype, precision, plan, device };
@@ -162,7 +176,9 @@ impl Bench {
 
     fn open(&self, name: DeviceName) -> anyhow::Result<Device> {
         let memory_limit_bytes = self.memory_limit.map(|limit| (limit.mib as usize) << 20);
-        gpu::open_named(name, Settings { memory_limit_bytes, ..Settings::default() })
+        let measured_algorithms = self.algorithms == Algorithms::Measured;
+        let own_kernels = self.algorithms == Algorithms::Own;
+        gpu::open_named(name, Settings { memory_limit_bytes, measured_algorithms, own_kernels })
     }
 
     fn measure_transformer(&self, bench: &Measuring, stdout: &mut impl Write) -> anyhow::Result<()> {
@@ -176,7 +192,7 @@ impl Bench {
             }),
         )?;
         let (attention, linear) = (bench.attention()?.seconds, bench.linear()?.seconds);
-        let rest = (step.seconds - attention - linear).max(0.0);
+        let rest = step.seconds - attention - linear;
         self.print(stdout, &json!({
             "attention_seconds": attention, "attention_tflops": bench.attention_flops() / attention / 1e12,
             "linear_seconds": linear, "linear_tflops": bench.linear_flops() / linear / 1e12,

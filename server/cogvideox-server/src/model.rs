@@ -224,6 +224,10 @@ impl PipelineGenerator {
     /// As [`ModelSource::load`].
     pub(crate) fn load(source: &ModelSource, vae_tiling: bool, previews: bool) -> anyhow::Result<Self> {
         let Loaded { pipeline, gpus, memory } = source.load()?;
+        for gpu in &gpus {
+            let libraries = gpu.library_notes().join("; ");
+            tracing::info!(device = gpu.name(), "{libraries}");
+        }
         if let Some(memory) = &memory {
             tracing::info!("{memory}");
         }

@@ -33,6 +33,13 @@ impl Selftest {
     pub(crate) fn run(&self, stdout: &mut impl Write) -> anyhow::Result<()> {
         let device =
             gpu::open_named(self.device, Settings { own_kernels: self.own_kernels, ..Settings::default() })?;
+        for note in device.library_notes() {
+            if self.json {
+                writeln!(stdout, "{}", serde_json::json!({ "library": note }))?;
+            } else {
+                writeln!(stdout, "{note}")?;
+            }
+        }
         let cases = device::selftest::cases();
         let mut failed = 0;
         for case in &cases {

@@ -107,7 +107,8 @@ impl Compiler {
     }
 }
 
-/// `80,90a` as nvcc's arguments. The last that is no GPU's alone (such as 90a) is also given as PTX, for GPUs to come.
+/// `80,90a` as nvcc's arguments. The first and the last that are no GPU's alone (such as 90a) are also given
+/// as PTX, for GPUs between them (B200) and to come.
 fn code_arguments(targets: &str) -> Result<Vec<String>> {
     let targets: Vec<&str> = targets.split(',').map(str::trim).collect();
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -116,9 +117,12 @@ fn code_arguments(targets: &str) -> Result<Vec<String>> {
             "COGVIDEOX_CUDA_ARCHS: expected compute capabilities such as {DEFAULT_TARGETS}, found {odd:?}"
         ));
     }
-    let portable = targets.iter().rposition(|target| is_number(target));
+    let portable = [
+        targets.iter().position(|target| is_number(target)),
+        targets.iter().rposition(|target| is_number(target)),
+    ];
     let code = |(index, target): (usize, &&str)| {
-        let ptx = if Some(index) == portable { format!(",compute_{target}") } else { String::new() };
+        let ptx = if portable.contains(&Some(index)) { format!(",compute_{target}") } else { String::new() };
         ["-gencode".to_owned(), format!("arch=compute_{target},code=[sm_{target}{ptx}]")]
     };
     Ok(targets.iter().enumerate().flat_map(code).collect())

@@ -43,6 +43,10 @@ impl Failure {
             | Driver::CUDA_ERROR_LAUNCH_FAILED
             | Driver::CUDA_ERROR_ECC_UNCORRECTABLE
             | Driver::CUDA_ERROR_NVLINK_UNCORRECTABLE
+            | Driver::CUDA_ERROR_CONTAINED
+            | Driver::CUDA_ERROR_TENSOR_MEMORY_LEAK
+            | Driver::CUDA_ERROR_MPS_CLIENT_TERMINATED
+            | Driver::CUDA_ERROR_EXTERNAL_DEVICE
             | Driver::CUDA_ERROR_DEINITIALIZED => Self::Lost,
             _ => Self::Other,
         }
@@ -58,13 +62,18 @@ impl Failure {
         }
     }
 
-    /// Of a `cudnnStatus_t` (`cudnn_graph_v9.h`): thousands are categories, with "not supported" as one. The status for
-    /// the host's memory is no sign of any shortage: it is also the answer to a descriptor that a version does not know.
+    /// Of a `cudnnStatus_t` (`cudnn_graph_v9.h`): thousands are categories, with "not supported" as one. A part of the
+    /// library that is missing or too old is as good as that. The status for the host's memory is no sign of any
+    /// shortage: it is also the answer to a descriptor that a version does not know.
     pub(crate) fn of_cudnn(status: u32) -> Self {
         const NOT_SUPPORTED: u32 = 3;
         const DEVICE_ALLOCATION_FAILED: u32 = 4004;
+        const SUBLIBRARY_VERSION_MISMATCH: u32 = 1003;
+        const SUBLIBRARY_LOADING_FAILED: u32 = 1008;
+        const COMPILATION_FAILED: u32 = 4001;
         match status {
             DEVICE_ALLOCATION_FAILED => Self::OutOfMemory,
+            SUBLIBRARY_VERSION_MISMATCH | SUBLIBRARY_LOADING_FAILED | COMPILATION_FAILED => Self::Unsupported,
             _ if status / 1000 == NOT_SUPPORTED => Self::Unsupported,
             _ => Self::Other,
         }
@@ -99,6 +108,7 @@ mod tests {
             (4003, Failure::Other),
             (3000, Failure::Unsupported),
             (3014, Failure::Unsupported),
+            (1008, Failure::Unsupported),
             (2004, Failure::Other),
             (5001, Failure::Other),
         ] {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::DType;
 use candle_transformers::models::t5::Config as T5Config;
-use device::Device;
+use device::{Capability, Device};
 
 use super::Precision;
 use super::plan::{ChosenPlan, Job, MemoryPlan, Planner};
@@ -20,6 +20,9 @@ use crate::transformer::TransformerConfig;
 use crate::vae::VaeConfig;
 use crate::weights::{DIFFUSERS_STEM, TRANSFORMERS_STEM};
 use crate::{Error, Result};
+
+/// Ada: the first whose tensor cores multiply 8-bit floats; without them each product would be one of f32.
+const FP8_FROM: Capability = Capability { major: 8, minor: 9 };
 
 /// Which device holds which part.
 #[derive(Clone, Debug)]
@@ -115,7 +118,9 @@ impl CogVideoXPipeline {
         let sources = Sources::open(dir, &options.placement)?;
         sources.transformer.iter().try_for_each(|source| source.check_precision(options.precision))?;
         let components = build(&configs, sources, dtype, options, &plan)?;
-        let name = format!("{} {:?}", options.placement.vae.name(), options.precision);
+        let device = &options.placement.vae;
+        // Versions of the libraries too: others may round otherwise.
+        let name = format!("{} {:?} {}", device.name(), options.precision, device.library_notes().join(", "));
         Self::assemble(dir, description, components, dtype, Some(GpuUse { plan, name }))
     }
 
@@ -150,8 +155,13 @@ fn choose(
     options: &GpuOptions,
 ) -> Result<ChosenPlan> {
     let device = &options.placement.vae;
+    let (Capability { major, minor }, precision) = (device.capability(), options.precision);
+    if precision == Precision::Fp8 && device.capability() < FP8_FROM {
+        let found = format!("expected a GPU of compute capability 8.9 (Ada) or more, found {major}.{minor}");
+        return Err(Error::invalid("dtype fp8", format!("{found}; take int8")));
+    }
     let job = own_job(configs, &description.defaults)?;
-    let planner = Planner { configs, dtype, precision: options.precision, capability: device.capability() };
+    let planner = Planner { configs, dtype, precision, capability: device.capability() };
     let free_bytes = device.memory()?.0;
     let (plan, peak_bytes) = planner.plan(free_bytes, &job)?;
     Ok(ChosenPlan { plan, peak_bytes, free_bytes })

@@ -203,6 +203,10 @@ impl<'a> Scope<'a> {
                 uploader.upload(&tensor, &bytes)?;
                 tensor
             }
+            // Norms are about one, or all tokens would come to be alike, which multiplies in less power and time.
+            None if name == "weight" && stored.len() == 1 => {
+                Tensor::from_f32(self.device, dims, dtype, &vec![1.0; stored[0]])?
+            }
             None => device::ops::random::normal(self.device, dims, dtype, RANDOM_STD, self.seed(name))?,
         })
     }

@@ -4,6 +4,7 @@
 //! in what is fused. Latents come from the host and the prediction goes back to it, a few megabytes a step. Relies on
 //! the device's operations; must not know schedulers or guidance.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -11,7 +12,7 @@ use candle_core::{DType, Tensor as HostTensor};
 use device::ops::linear::{Activation, Linear};
 use device::ops::norm::{self, ShiftScale, Streams};
 use device::ops::patch::{self, Patch, PatchGrid};
-use device::{Device, Tensor};
+use device::{Device, Event, Tensor};
 
 use super::adapters::Adapters;
 use super::block::{Block, BlockInput, NormWeights};
@@ -25,6 +26,9 @@ use crate::pipeline::Denoiser;
 use crate::transformer::{Grid, PositionMaker, Positions, TransformerConfig, TransformerInput};
 use crate::weights::DIFFUSERS_STEM;
 use crate::{Error, Result};
+
+/// Blocks that the host is ahead of the device: enough that the device never waits, few enough that a stop comes soon.
+const BLOCKS_AHEAD: usize = 3;
 
 /// How a transformer uses a device's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +109,7 @@ impl GpuTransformer {
         input: &TransformerInput<'_>,
         check: &mut dyn FnMut() -> Result<()>,
     ) -> Result<HostTensor> {
-        let outputs = self.start(input, check)?;
+        let outputs = self.start(input, true, check)?;
         // Every part is asked for before the first is waited for.
         let outputs = outputs.iter().map(to_host).collect::<Result<Vec<_>>>()?;
         Ok(HostTensor::cat(&outputs, 0)?)
@@ -201,10 +205,11 @@ impl GpuTransformer {
         Ok(patch::join(&text, &video, table.as_ref())?)
     }
 
-    /// Asks for the predictions of a batch, in one part or one for each prompt.
+    /// Asks for the predictions of a batch, in one part or one for each prompt; if `paced`, not far ahead of the device.
     fn start(
         &self,
         input: &TransformerInput<'_>,
+        paced: bool,
         check: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Vec<Tensor>> {
         let (batch, frames, channels, height, width) = input.hidden_states.dims5()?;
@@ -222,7 +227,7 @@ impl GpuTransformer {
         let positions = positions.as_ref().ok_or_else(not_prepared)?;
         let mut adapters = locked(&self.adapters);
         adapters.set(input.lora, self.dtype, &self.device)?;
-        let step = Step { timestep: input.timestep, grid, positions, tables, adapters: &adapters };
+        let step = Step { timestep: input.timestep, grid, positions, tables, adapters: &adapters, paced };
         let latents = to_device(input.hidden_states, &self.device)?;
         let text = to_device(input.encoder_hidden_states, &self.device)?;
         let count = if self.memory.sequential_guidance { 1 } else { batch };
@@ -250,14 +255,25 @@ impl GpuTransformer {
         let x = self.embed(latents, text, step.positions)?;
         let [_, tokens, _] = x.dims_n("hidden_states")?;
         let streams = Streams { tokens, text_len };
+        let mut ahead: VecDeque<Event> = VecDeque::new();
         self.blocks.for_each(|index, block| {
+            if ahead.len() == BLOCKS_AHEAD
+                && let Some(done) = ahead.pop_front()
+            {
+                done.synchronize()?;
+            }
             check()?;
             let rotary = step.positions.rotary.as_ref().map(|[cos, sin]| (cos, sin));
             let rows = step.tables.block(index, step.timestep).ok_or_else(not_prepared)??;
             let (heads, ff_rows) = (self.config.num_attention_heads, self.memory.ff_rows);
             let score_bound = self.score_bounds[index];
             let adapters = step.adapters.block(index);
-            block.forward(&x, &BlockInput { heads, rows, rotary, streams, score_bound, ff_rows, adapters })
+            block
+                .forward(&x, &BlockInput { heads, rows, rotary, streams, score_bound, ff_rows, adapters })?;
+            if step.paced {
+                ahead.push_back(Event::record(&self.device)?);
+            }
+            Ok(())
         })?;
         // diffusers norms the text tokens too and drops them.
         let video = patch::video_part(&x, text_len)?;
@@ -280,6 +296,8 @@ struct Step<'a> {
     positions: &'a DevicePositions,
     tables: &'a Tables,
     adapters: &'a Adapters,
+    /// Whether the host waits for the device between blocks, so that a stop takes effect soon.
+    paced: bool,
 }
 
 fn not_prepared() -> Error {
@@ -322,7 +340,8 @@ impl Denoiser for GpuTransformer {
 
 /// Two transformers on two devices, each with one prompt of the guidance.
 ///
-/// Both are asked before either is waited for; what they exchange, the latents and the predictions, passes through
+/// Both are asked before either is waited for (the first one's work is not paced, so that the second one's goes on beside
+/// it); what they exchange, the latents and the predictions, passes through
 /// the host as it does with one device.
 pub(crate) struct GuidanceParallel(pub(crate) [GpuTransformer; 2]);
 
@@ -352,7 +371,7 @@ impl Denoiser for GuidanceParallel {
                 encoder_hidden_states: &input.encoder_hidden_states.narrow(0, prompt, 1)?,
                 ..*input
             };
-            outputs.extend(self.0[prompt % 2].start(&part, check)?);
+            outputs.extend(self.0[prompt % 2].start(&part, prompt + 1 == batch, check)?);
         }
         let outputs = outputs.iter().map(to_host).collect::<Result<Vec<_>>>()?;
         Ok(HostTensor::cat(&outputs, 0)?)

@@ -125,6 +125,9 @@ impl Preferences {
         ] {
             preferences.set(matrix, alignment_bytes)?;
         }
+        // Parts of a sum are added in f32, never in the result's type, in which they could overflow.
+        let scheme = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+        preferences.set(Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, scheme)?;
         Ok(preferences)
     }
 

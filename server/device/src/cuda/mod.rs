@@ -347,7 +347,8 @@ impl Backend for Cuda {
     }
 
     fn memory(&self) -> Result<(usize, usize)> {
-        self.bind()?;
+        // The driver counts as used what the pool keeps of tensors that are no more, which is for new ones to have.
+        self.release_freed_memory()?;
         check("cuMemGetInfo", result::mem_get_info())
     }
 
@@ -366,7 +367,7 @@ impl Drop for Cuda {
         if self.bind().is_err() {
             return;
         }
-        let _ = self.synchronize();
+        let _ = self.release_freed_memory();
         // While the context still lives.
         self.cublaslt = None;
         self.cudnn = None;

@@ -8,10 +8,13 @@ use std::time::Duration;
 
 use super::{Handle, Library, Plan, Plans, Timing, Work, Workspace};
 use crate::cuda::Cuda;
+use crate::device::Backend;
 use crate::{Device, Dtype, Error, Result, Tensor};
 
 const WARM_UP_RUNS: usize = 2;
 const MEASURED_RUNS: usize = 5;
+/// With less than this free, a failure is taken for a lack of memory: an engine's code is some ten megabytes.
+const SCARCE_BYTES: usize = 256 << 20;
 
 /// The library, ready for one GPU.
 #[derive(Debug)]
@@ -57,6 +60,10 @@ impl Cudnn {
 
     /// Enqueues the work; false if the library cannot do it. `addresses` are of the operands, by their ids.
     ///
+    /// A GPU that is short of memory for an engine's code makes cuDNN fail with statuses that do not say so: whatever
+    /// fails on a sound GPU is tried once more with the memory that the pool kept, and what fails then for another reason
+    /// is left to others for good.
+    ///
     /// # Safety
     /// As of [`Plan::execute`], for operands on `device`, whose library this is.
     ///
@@ -77,10 +84,27 @@ impl Cudnn {
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the caller's promise.
         let time = |handle: &Handle, plan: &Plan| unsafe { call.time(handle, plan) };
-        // SAFETY: as above.
-        let execute = |handle: &Handle, plan: &Plan| unsafe { call.execute(handle, plan) };
         let timing: Option<Timing<'_>> = if self.measured { Some(&time) } else { None };
-        plans.run(work, workspace_limit_bytes, timing, execute).map_err(|error| cuda.examined(error))
+        let attempt = |plans: &mut Plans| {
+            // SAFETY: as above.
+            let execute = |handle: &Handle, plan: &Plan| unsafe { call.execute(handle, plan) };
+            plans.run(work, workspace_limit_bytes, timing, execute).map_err(|error| cuda.examined(error))
+        };
+        match attempt(&mut plans) {
+            Err(Error::Call { .. }) => {}
+            outcome => return outcome,
+        }
+        let (free_bytes, _) = cuda.memory()?;
+        match attempt(&mut plans) {
+            Err(error @ Error::Call { .. }) if free_bytes < SCARCE_BYTES => {
+                Err(Error::OutOfMemory(format!("{free_bytes} bytes free; {error}")))
+            }
+            Err(Error::Call { .. }) => {
+                plans.give_up(work);
+                Ok(false)
+            }
+            outcome => outcome,
+        }
     }
 }
 

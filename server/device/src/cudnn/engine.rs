@@ -22,9 +22,17 @@ impl Notes {
     pub const ROUNDED_SUMS: Self = Self(1 << sys::NOTE_REDUCED_PRECISION_REDUCTION);
     /// Two runs may differ.
     pub const NONDETERMINISTIC: Self = Self(1 << sys::NOTE_NONDETERMINISTIC);
+    /// Computes by a transform (FFT, Winograd), which rounds what comes out of it.
+    pub const TRANSFORMS: Self = Self(
+        1 << sys::NOTE_FFT
+            | 1 << sys::NOTE_WINOGRAD
+            | 1 << sys::NOTE_WINOGRAD_TILE_4X4
+            | 1 << sys::NOTE_WINOGRAD_TILE_6X6
+            | 1 << sys::NOTE_WINOGRAD_TILE_13X13,
+    );
     /// What no engine here may do: results are f32 sums over the operands as they are, and the same each time.
     pub(super) const UNWANTED: Self =
-        Self::ROUNDED_INPUTS.union(Self::ROUNDED_SUMS).union(Self::NONDETERMINISTIC);
+        Self::ROUNDED_INPUTS.union(Self::ROUNDED_SUMS).union(Self::NONDETERMINISTIC).union(Self::TRANSFORMS);
     /// Its kernel is compiled when the plan is made, which takes up to seconds.
     pub const COMPILED_AT_RUN_TIME: Self = Self(1 << (BEHAVIOR_SHIFT + sys::NOTE_RUNTIME_COMPILATION));
 
@@ -58,6 +66,7 @@ impl std::fmt::Display for Notes {
             (Self::ROUNDED_INPUTS, "rounded inputs"),
             (Self::ROUNDED_SUMS, "rounded sums"),
             (Self::NONDETERMINISTIC, "nondeterministic"),
+            (Self::TRANSFORMS, "transforms"),
             (Self::COMPILED_AT_RUN_TIME, "compiled at run time"),
         ];
         let found: Vec<_> =

@@ -81,6 +81,12 @@ impl Plans {
         }
     }
 
+    /// From now on the work counts as one that cuDNN cannot do.
+    pub fn give_up(&mut self, work: &Work) {
+        self.known.retain(|(known, _)| known != work);
+        self.known.push((work.clone(), None));
+    }
+
     fn choose(&self, work: &Work, limit_bytes: usize, timing: Option<Timing<'_>>) -> Result<Option<Plan>> {
         let target = Target::Handle(&self.handle);
         let chosen = work.engines(&target).and_then(|engines| match timing {

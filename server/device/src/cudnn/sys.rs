@@ -193,7 +193,12 @@ pub(super) const REDUCE_TENSOR_MAX: u32 = 3;
 pub(super) const NOTE_TENSOR_CORE: u32 = 0;
 pub(super) const NOTE_DOWN_CONVERT_INPUTS: u32 = 1;
 pub(super) const NOTE_REDUCED_PRECISION_REDUCTION: u32 = 2;
+pub(super) const NOTE_FFT: u32 = 3;
 pub(super) const NOTE_NONDETERMINISTIC: u32 = 4;
+pub(super) const NOTE_WINOGRAD: u32 = 5;
+pub(super) const NOTE_WINOGRAD_TILE_4X4: u32 = 6;
+pub(super) const NOTE_WINOGRAD_TILE_6X6: u32 = 7;
+pub(super) const NOTE_WINOGRAD_TILE_13X13: u32 = 8;
 
 // cudnnBackendBehaviorNote_t.
 pub(super) const NOTE_RUNTIME_COMPILATION: u32 = 0;

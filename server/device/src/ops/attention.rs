@@ -196,7 +196,10 @@ impl Attention<'_> {
     /// Whether it is of a kind that NVIDIA's library attends to.
     pub(super) fn suits_library(&self) -> bool {
         let half = matches!(self.q.tensor.dtype(), Dtype::F16 | Dtype::Bf16);
-        half && self.bias.is_none()
+        let keys = self.k.tensor.dims().get(1).copied().unwrap_or(0);
+        // PyTorch keeps sequences of one key from cuDNN (`sdp_utils.cpp`, check_cudnn_tensor_shapes).
+        half && keys > 1
+            && self.bias.is_none()
             && LIBRARY_HEAD_DIMS.contains(&self.head_dim)
             && [self.q, self.k, self.v].iter().all(Heads::is_aligned)
     }

@@ -14,8 +14,10 @@ const MOMENTS: [FloatKernels; 2] =
 const COEFFICIENTS: FloatKernels = float_kernels!("group_norm_coefficients");
 const APPLY: [FloatKernels; 2] = [float_kernels!("group_norm_apply"), float_kernels!("group_norm_apply_vec")];
 const THREADS: usize = 256;
-/// Values that a thread sums up in `f32`.
-const PIXELS_PER_SUM: usize = 128;
+/// Values that a thread sums up in `f32`: as few as make this many blocks, to occupy a whole GPU also with a small piece.
+const LEAST_PIXELS_PER_SUM: usize = 8;
+const MOST_PIXELS_PER_SUM: usize = 128;
+const BLOCKS: usize = 512;
 const PIXELS_PER_THREAD: usize = 8;
 
 kernel_args! {
@@ -144,7 +146,10 @@ impl GroupNorm {
         let group_len = channels / self.groups;
         let share = Share::of(channels, &pieces.iter().collect::<Vec<_>>());
         let [lanes, vector_blocks] = share.lanes_and_blocks();
-        let pixels_per_block = lanes * PIXELS_PER_SUM;
+        // By sizes alone, so that the order of the sums is the same on every GPU.
+        let largest = pieces.iter().map(|piece| piece.len() / channels).max().unwrap_or(0);
+        let pixels_per_sum = (largest / (lanes * BLOCKS)).clamp(LEAST_PIXELS_PER_SUM, MOST_PIXELS_PER_SUM);
+        let pixels_per_block = lanes * pixels_per_sum;
         let blocks_of = |piece: &Tensor| (piece.len() / channels).div_ceil(pixels_per_block);
         let blocks: usize = pieces.iter().map(blocks_of).sum();
         // Of `f64`, for which there is no dtype: two `f32` each.

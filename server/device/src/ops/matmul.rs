@@ -2,7 +2,7 @@
 //!
 //! The one place where that is decided. A planner takes the library's way, of which the workspaces are part.
 
-use super::epilogue::{Activation, Scales, scale_rows_columns_into};
+use super::epilogue::{Activation, Scales, bias_activation_in_place, scale_rows_columns_into};
 use super::gemm::{Product, Sizes};
 use super::quantize;
 use crate::{Capability, Device, Dtype, Result, Tensor};
@@ -10,8 +10,8 @@ use crate::{Capability, Device, Dtype, Result, Tensor};
 /// From here on a weight of 8 bits is widened as a whole for the library; below, reading it takes longer than the
 /// products, and this crate's kernel reads half as much.
 const WIDENED_FROM_ROWS: usize = 256;
-/// Results without their scales that are kept at once.
-const UNSCALED_BYTES: usize = 128 << 20;
+/// Results without their scales that are kept at once: so many that they stay in the cache of an RTX 4090 (72 MiB).
+const UNSCALED_BYTES: usize = 32 << 20;
 /// Of products of 8-bit floats: what the tensor cores of all generations divide.
 const FP8_MULTIPLE: usize = 16;
 
@@ -116,8 +116,21 @@ fn workspace_bytes(capability: Capability) -> usize {
     if capability >= HOPPER { 32 << 20 } else { 4 << 20 }
 }
 
-/// One call of the library.
+/// By the library. GELU is part of its product on Hopper only: elsewhere its epilogues are slower than a pass of their own
+/// (sgl-project/sglang#34350 on an RTX 5090, karpathy/llm.c#338 on a 4090).
 fn multiply(product: &Product<'_>) -> Result<bool> {
+    if product.activation == Activation::GeluTanh && product.out.device().capability().major != HOPPER.major {
+        let sum = Product { activation: Activation::Identity, ..*product };
+        if !call(&sum)? {
+            return Ok(false);
+        }
+        bias_activation_in_place(product.out, None, Activation::GeluTanh)?;
+        return Ok(true);
+    }
+    call(product)
+}
+
+fn call(product: &Product<'_>) -> Result<bool> {
     let device = product.out.device();
     let workspace = Tensor::empty(device, &[workspace_bytes(device.capability())], Dtype::U8)?;
     #[cfg(feature = "cuda")]
