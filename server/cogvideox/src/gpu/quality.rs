@@ -182,7 +182,8 @@ impl Quality<'_> {
             let output = model.forward(&input, &mut || Ok(()))?;
             let noise_pred =
                 guidance::combine(&output.narrow(0, 0, 1)?, &output.narrow(0, 1, 1)?, GUIDANCE_SCALE)?;
-            let next = schedule.step(&noise_pred, timestep, &latents, &mut state, &mut generator)?;
+            let noise = schedule.draw(timestep, &latents, &state, &mut generator)?;
+            let next = schedule.step(&noise_pred, timestep, &latents, noise.as_ref(), &mut state)?;
             latents = next.prev_sample.to_dtype(self.dtype)?;
             let (step, steps) = (index + 1, self.num_inference_steps);
             if !ops::is_finite(&latents)? {

@@ -38,10 +38,15 @@ impl CogVideoXPipeline {
         let steps = schedule.timesteps().len();
         self.components.transformer.prepare(&schedule.timesteps()[state.step..], OFS)?;
         for &timestep in &schedule.timesteps()[state.step..] {
-            let output = self.predict(conditioning, params, (&state.latents, timestep), on_event)?;
-            let noise_pred = guide(&output, params, timestep)?;
             let LoopState { latents, scheduler, generator, .. } = &mut state;
-            let next = schedule.step(&noise_pred, timestep, latents, scheduler, generator)?;
+            let (output, noise) = std::thread::scope(|scope| {
+                // A tenth of a second for a video of 5B, in which a GPU would wait.
+                let noise = scope.spawn(|| schedule.draw(timestep, latents, scheduler, generator));
+                let output = self.predict(conditioning, params, (latents, timestep), on_event);
+                (output, noise.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            });
+            let noise_pred = guide(&output?, params, timestep)?;
+            let next = schedule.step(&noise_pred, timestep, latents, noise?.as_ref(), scheduler)?;
             *latents = next.prev_sample.to_dtype(self.dtype)?;
             state.step += 1;
             let step = state.step;

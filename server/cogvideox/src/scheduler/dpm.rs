@@ -42,22 +42,40 @@ impl Schedule<'_> {
         }
     }
 
+    pub(super) fn dpm_noise(
+        &self,
+        timestep: usize,
+        latents: &Tensor,
+        state: &SchedulerState,
+        generator: &mut Generator,
+    ) -> Result<Tensor> {
+        if self.is_second_order(timestep, state) {
+            // diffusers draws, throws away, and draws again: both draws advance the generator.
+            generator.randn(latents.shape(), latents.dtype())?;
+        }
+        generator.randn(latents.shape(), latents.dtype())
+    }
+
+    /// All but the first step and the last.
+    fn is_second_order(&self, timestep: usize, state: &SchedulerState) -> bool {
+        state.old_pred_original_sample.is_some()
+            && state.previous_timestep.is_some()
+            && self.alpha_prev(timestep).0.is_some()
+    }
+
     pub(super) fn dpm_step(
         &self,
         x0: Tensor,
         timestep: usize,
         latents: &Tensor,
+        noise: &Tensor,
         state: &mut SchedulerState,
-        generator: &mut Generator,
     ) -> Result<Tensor> {
+        let is_second_order = self.is_second_order(timestep, state);
         let c = self.dpm_coefficients(timestep, state.previous_timestep.replace(timestep));
-        let ends_the_run = self.alpha_prev(timestep).0.is_none();
         let old_x0 = state.old_pred_original_sample.replace(x0.clone());
-        let mut noise = generator.randn(latents.shape(), latents.dtype())?;
         let estimate = match (old_x0, c.second_order) {
-            (Some(old_x0), Some((this, last))) if !ends_the_run => {
-                // diffusers draws, throws away, and draws again: both draws advance the generator.
-                noise = generator.randn(latents.shape(), latents.dtype())?;
+            (Some(old_x0), Some((this, last))) if is_second_order => {
                 (scaled(&x0, this)? - scaled(&old_x0, last)?)?
             }
             _ => x0,

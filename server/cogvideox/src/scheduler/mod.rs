@@ -144,26 +144,50 @@ impl Schedule<'_> {
         &self.timesteps
     }
 
-    /// One step: from the latents at `timestep` and the model's output for them to the next latents (which the caller
-    /// casts back to its dtype).
+    /// The noise that the step at `timestep` adds, drawn from `generator` in the latents' dtype; none for DDIM.
     ///
-    /// DPM draws its noise from `generator`, in the latents' dtype; DDIM draws nothing.
+    /// It depends on nothing that the step's prediction brings, so that it can be drawn meanwhile.
+    ///
+    /// # Errors
+    /// Those of [`Generator::randn`].
+    pub fn draw(
+        &self,
+        timestep: usize,
+        latents: &Tensor,
+        state: &SchedulerState,
+        generator: &mut Generator,
+    ) -> Result<Option<Tensor>> {
+        match self.scheduler.kind {
+            SchedulerKind::Ddim => Ok(None),
+            SchedulerKind::Dpm => self.dpm_noise(timestep, latents, state, generator).map(Some),
+        }
+    }
+
+    /// One step: from the latents at `timestep`, the model's output for them and the step's noise ([`Self::draw`]) to
+    /// the next latents (which the caller casts back to its dtype).
+    ///
+    /// # Errors
+    /// [`Error::InvalidParams`] for noise where none belongs, or the reverse.
     pub fn step(
         &self,
         noise_pred: &Tensor,
         timestep: usize,
         latents: &Tensor,
+        noise: Option<&Tensor>,
         state: &mut SchedulerState,
-        generator: &mut Generator,
     ) -> Result<StepOutput> {
         let noise_pred = noise_pred.to_dtype(DType::F32)?;
         let x0 = self.pred_original_sample(&noise_pred, timestep, latents)?;
-        let prev_sample = match self.scheduler.kind {
-            SchedulerKind::Ddim => {
+        let prev_sample = match (self.scheduler.kind, noise) {
+            (SchedulerKind::Ddim, None) => {
                 let c = self.ddim_coefficients(timestep);
                 (scaled(latents, c.latents)? + scaled(&x0, c.x0)?)?
             }
-            SchedulerKind::Dpm => self.dpm_step(x0.clone(), timestep, latents, state, generator)?,
+            (SchedulerKind::Dpm, Some(noise)) => {
+                self.dpm_step(x0.clone(), timestep, latents, noise, state)?
+            }
+            (SchedulerKind::Ddim, Some(_)) => return Err(Error::invalid("noise", "expected none for DDIM")),
+            (SchedulerKind::Dpm, None) => return Err(Error::invalid("noise", "expected some for DPM")),
         };
         Ok(StepOutput { prev_sample, pred_original_sample: x0 })
     }

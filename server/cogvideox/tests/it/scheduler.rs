@@ -127,7 +127,8 @@ fn assert_runs(runs: &[&str], bound: f64) {
         let (mut state, mut generator) = (SchedulerState::default(), Generator::seed(5));
         for (i, t) in schedule.timesteps().iter().enumerate() {
             let noise_pred = &golden[&format!("noise_pred.{i}")];
-            let next = schedule.step(noise_pred, *t, &latents, &mut state, &mut generator).unwrap();
+            let noise = schedule.draw(*t, &latents, &state, &mut generator).unwrap();
+            let next = schedule.step(noise_pred, *t, &latents, noise.as_ref(), &mut state).unwrap();
             let next = next.prev_sample;
             assert_eq!(next.dtype(), DType::F32, "rounding is the caller's");
             latents = next.to_dtype(dtype).unwrap();
@@ -177,7 +178,8 @@ fn state_and_generator_are_all_that_a_run_carries() {
             }
             let again = load(&Golden::open("5b"));
             let schedule = if restart { again.schedule(4).unwrap() } else { schedule.clone() };
-            x = schedule.step(&x, *t, &x, &mut state, &mut generator).unwrap().prev_sample;
+            let noise = schedule.draw(*t, &x, &state, &mut generator).unwrap();
+            x = schedule.step(&x, *t, &x, noise.as_ref(), &mut state).unwrap().prev_sample;
         }
         runs.push(x);
     }
