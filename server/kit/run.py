@@ -51,6 +51,9 @@ def with_libraries():
     return dict(os.environ, LD_LIBRARY_PATH=":".join(found + ([before] if before else [])))
 
 
+OURS = with_libraries()
+
+
 class Run:
     """What has been found so far, on disk after each stage."""
 
@@ -89,7 +92,7 @@ class Run:
         self.log.flush()
         with tempfile.TemporaryFile("w+") as stdout:
             child = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=stdout, stderr=self.log,
-                                     env=environment or with_libraries(), start_new_session=True)
+                                     env=environment or OURS, start_new_session=True)
             try:
                 status = child.wait(max(1, self.limit - time.monotonic()))
             except subprocess.TimeoutExpired:
@@ -144,9 +147,14 @@ def gpus():
     return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
 
 
+def objects(lines):
+    """The lines that are JSON."""
+    return [json.loads(line) for line in lines if line.startswith("{")]
+
+
 def kernels(run, binary, device, *options):
     lines, status = run.command([binary, "selftest", "--device", device, "--json", *options])
-    found = [json.loads(line) for line in lines if line.startswith("{")]
+    found = objects(lines)
     cases = [line for line in found if "name" in line]
     run.results["kernels"] += cases
     libraries = [line["library"] for line in found if "library" in line]
@@ -188,10 +196,10 @@ def goldens(run, binary, device):
 def bench(run, binary, device, preset, dtype, steps):
     lines, status = run.command([binary, "bench", "--preset", preset, "--random-weights", "--dtype", dtype, "--steps", steps,
                                  "--device", device, "--json"])
-    objects = [json.loads(line) for line in lines if line.startswith("{")]
-    for found in objects:
+    results = objects(lines)
+    for found in results:
         run.results["bench"].setdefault(preset, {}).update(found)
-    assert objects and status == 0, f"{len(objects)} lines of JSON, {ended(status)}"
+    assert results and status == 0, f"{len(results)} lines of JSON, {ended(status)}"
 
 
 def variant(run, binary, device, preset, options):
@@ -199,8 +207,8 @@ def variant(run, binary, device, preset, options):
     lines, status = run.command([binary, "bench", "--preset", preset, "--random-weights", "--steps", 3, "--stages", "transformer",
                                  "--device", device, "--json", *options])
     found = {}
-    for line in lines:
-        found.update(json.loads(line))
+    for line in objects(lines):
+        found.update(line)
     run.results["variants"].append({"preset": preset, "options": options, **found})
     assert "seconds_per_step" in found and status == 0, ended(status)
     return f"ok, {found['seconds_per_step']:.3f} s per step, {found['peak_bytes'] / 2**30:.1f} GiB"
@@ -209,7 +217,7 @@ def variant(run, binary, device, preset, options):
 def quality(run, binary, device, preset, dtype):
     lines, status = run.command([binary, "bench", "--quality", "--preset", preset, "--random-weights", "--dtype", dtype,
                                  "--steps", QUALITY_STEPS, "--device", device, "--json"])
-    errors = [found["relative_error"] for found in map(json.loads, (line for line in lines if line.startswith("{"))) if "step" in found]
+    errors = [found["relative_error"] for found in objects(lines) if "step" in found]
     run.results["quality"][f"{preset} {dtype}"] = errors
     assert len(errors) == QUALITY_STEPS and status == 0, f"{len(errors)} of {QUALITY_STEPS} steps, {ended(status)}"
     return "ok, relative error of the latents " + ", ".join(f"{error:.4f}" for error in errors)
@@ -218,7 +226,7 @@ def quality(run, binary, device, preset, dtype):
 def plans(run, binary):
     """What `bench` can do without a GPU."""
     lines, status = run.command([binary, "bench", "--preset", "2b", "--random-weights", "--device", "plan", "--json"])
-    peaks = [json.loads(line)["peak_bytes"] for line in lines if line.startswith("{")]
+    peaks = [found["peak_bytes"] for found in objects(lines)]
     assert peaks and min(peaks) > 0 and status == 0, f"{len(peaks)} plans, {ended(status)}"
     return f"ok, {len(peaks)} plans"
 
@@ -232,7 +240,7 @@ def unmeasured(run, binary):
 def peer(run, site, preset, steps):
     environment = dict(os.environ, PYTHONPATH=f"{site}:{os.environ.get('PYTHONPATH', '')}", PYTHONUNBUFFERED="1", HF_HUB_OFFLINE="1")
     lines, status = run.command([sys.executable, "-W", "ignore", KIT / "peer.py", preset, steps], environment)
-    run.results["peer"][preset] = [json.loads(line) for line in lines if line.startswith("{")]
+    run.results["peer"][preset] = objects(lines)
     failed = [f"{line['field']} {line['variant']}" for line in run.results["peer"][preset] if "error" in line]
     assert not failed and status == 0, "; ".join(failed + [ended(status)])
 

@@ -18,7 +18,7 @@ def table(results):
         lines += [f"  {golden['name']:<24} {'WRONG' if golden['fault'] else 'ok':<6} {golden['found']}" for golden in results["goldens"]]
     wrong = [case for case in results["kernels"] if not case["passed"]]
     lines += [f"  kernel {case['name']}: {case.get('error')}, bound {case.get('bound')}" for case in wrong]
-    lines += ["", "libraries", *(f"  {note}" for note in results.get("libraries", []))] if results.get("libraries") else []
+    lines += ["", *(f"library: {note}" for note in results.get("libraries", []))]
     for preset in sorted(results["bench"].keys() | results["peer"].keys()):
         lines += ["", *compared(preset, results["bench"].get(preset, {}), results["peer"].get(preset, []))]
     return "\n".join(lines) + "\n"

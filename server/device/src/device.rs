@@ -17,6 +17,13 @@ pub struct Capability {
     pub minor: u32,
 }
 
+impl Capability {
+    /// The first whose tensor cores multiply 8-bit floats.
+    pub const ADA: Self = Self { major: 8, minor: 9 };
+    /// H100 and H200.
+    pub const HOPPER: Self = Self { major: 9, minor: 0 };
+}
+
 /// What every kind of device does. Calls may return before the work is done; the order of work is the order of calls.
 pub(crate) trait Backend: Send + Sync + fmt::Debug {
     /// Memory of unknown content, 256-byte aligned at least.

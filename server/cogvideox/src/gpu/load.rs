@@ -21,9 +21,6 @@ use crate::vae::VaeConfig;
 use crate::weights::{DIFFUSERS_STEM, TRANSFORMERS_STEM};
 use crate::{Error, Result};
 
-/// Ada: the first whose tensor cores multiply 8-bit floats; without them each product would be one of f32.
-const FP8_FROM: Capability = Capability { major: 8, minor: 9 };
-
 /// Which device holds which part.
 #[derive(Clone, Debug)]
 pub struct Placement {
@@ -110,6 +107,7 @@ impl CogVideoXPipeline {
     pub fn load_on_gpu(dir: &Path, dtype: DType, options: &GpuOptions) -> Result<Self> {
         let description = ModelDescription::read(dir)?;
         Self::check_dtype(&description, dtype)?;
+        check_capability(options)?;
         let configs = Configs::read(dir)?;
         let plan = match options.plan {
             Some(plan) => plan,
@@ -131,6 +129,7 @@ impl CogVideoXPipeline {
     pub fn choose_plan(dir: &Path, dtype: DType, options: &GpuOptions) -> Result<ChosenPlan> {
         let description = ModelDescription::read(dir)?;
         Self::check_dtype(&description, dtype)?;
+        check_capability(options)?;
         choose(&Configs::read(dir)?, &description, dtype, options)
     }
 }
@@ -147,6 +146,17 @@ pub(super) fn own_job(configs: &Configs, defaults: &ModelDefaults) -> Result<Job
     })
 }
 
+/// Without tensor cores for them, 8-bit floats would be multiplied as f32, some twenty times as slowly.
+fn check_capability(options: &GpuOptions) -> Result<()> {
+    let mut capabilities = options.placement.transformer.iter().map(Device::capability);
+    match capabilities.find(|found| options.precision == Precision::Fp8 && *found < Capability::ADA) {
+        None => Ok(()),
+        Some(Capability { major, minor }) => Err(Error::UnsupportedDtype(format!(
+            "fp8: expected a GPU of compute capability 8.9 (Ada) or more, found {major}.{minor}; take int8"
+        ))),
+    }
+}
+
 /// The first plan that fits the memory that is free now, for the model's own video.
 fn choose(
     configs: &Configs,
@@ -155,13 +165,8 @@ fn choose(
     options: &GpuOptions,
 ) -> Result<ChosenPlan> {
     let device = &options.placement.vae;
-    let (Capability { major, minor }, precision) = (device.capability(), options.precision);
-    if precision == Precision::Fp8 && device.capability() < FP8_FROM {
-        let found = format!("expected a GPU of compute capability 8.9 (Ada) or more, found {major}.{minor}");
-        return Err(Error::invalid("dtype fp8", format!("{found}; take int8")));
-    }
     let job = own_job(configs, &description.defaults)?;
-    let planner = Planner { configs, dtype, precision, capability: device.capability() };
+    let planner = Planner { configs, dtype, precision: options.precision, capability: device.capability() };
     let free_bytes = device.memory()?.0;
     let (plan, peak_bytes) = planner.plan(free_bytes, &job)?;
     Ok(ChosenPlan { plan, peak_bytes, free_bytes })

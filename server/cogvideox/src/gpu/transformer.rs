@@ -340,9 +340,8 @@ impl Denoiser for GpuTransformer {
 
 /// Two transformers on two devices, each with one prompt of the guidance.
 ///
-/// Both are asked before either is waited for (the first one's work is not paced, so that the second one's goes on beside
-/// it); what they exchange, the latents and the predictions, passes through
-/// the host as it does with one device.
+/// Both are asked before either is waited for (the first one's work is not paced, so that the second one's goes on
+/// beside it); what they exchange, the latents and the predictions, passes through the host as it does with one device.
 pub(crate) struct GuidanceParallel(pub(crate) [GpuTransformer; 2]);
 
 impl Denoiser for GuidanceParallel {

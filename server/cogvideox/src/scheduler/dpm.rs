@@ -72,12 +72,11 @@ impl Schedule<'_> {
         state: &mut SchedulerState,
     ) -> Result<Tensor> {
         let is_second_order = self.is_second_order(timestep, state);
-        let c = self.dpm_coefficients(timestep, state.previous_timestep.replace(timestep));
+        let previous = state.previous_timestep.replace(timestep).filter(|_| is_second_order);
+        let c = self.dpm_coefficients(timestep, previous);
         let old_x0 = state.old_pred_original_sample.replace(x0.clone());
         let estimate = match (old_x0, c.second_order) {
-            (Some(old_x0), Some((this, last))) if is_second_order => {
-                (scaled(&x0, this)? - scaled(&old_x0, last)?)?
-            }
+            (Some(old_x0), Some((this, last))) => (scaled(&x0, this)? - scaled(&old_x0, last)?)?,
             _ => x0,
         };
         let noise = noise.to_device(latents.device())?;

@@ -29,6 +29,20 @@ pub(crate) fn load_with(golden: &Golden, placement: Placement, plan: MemoryPlan)
     CogVideoXPipeline::load_on_gpu(&golden.dir, golden.dtype, &options).unwrap()
 }
 
+#[test]
+fn fp8_is_refused_before_loading_where_nothing_multiplies_it() {
+    let golden = Golden::open("5b");
+    let choose = |minor, precision| {
+        let device = Device::planner(Capability { major: 8, minor }, 80 << 30, Settings::default());
+        let options = GpuOptions { placement: Placement::single(device), precision, plan: None };
+        CogVideoXPipeline::choose_plan(&golden.dir, golden.dtype, &options).map(drop)
+    };
+    let message = choose(6, Precision::Fp8).unwrap_err().to_string();
+    assert!(message.ends_with("8.9 (Ada) or more, found 8.6; take int8"), "{message}");
+    choose(6, Precision::Int8).unwrap();
+    choose(9, Precision::Fp8).unwrap();
+}
+
 fn compare_runs(form: &str, load: impl Fn(&Golden) -> CogVideoXPipeline, runs: &[&str]) {
     for_each_run(
         form,

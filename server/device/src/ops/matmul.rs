@@ -15,9 +15,6 @@ const UNSCALED_BYTES: usize = 32 << 20;
 /// Of products of 8-bit floats: what the tensor cores of all generations divide.
 const FP8_MULTIPLE: usize = 16;
 
-const ADA: Capability = Capability { major: 8, minor: 9 };
-const HOPPER: Capability = Capability { major: 9, minor: 0 };
-
 /// Does a product.
 ///
 /// # Errors
@@ -67,10 +64,10 @@ fn fp8(product: &Product<'_>, Sizes { m, n, k }: Sizes) -> Result<bool> {
     let (Some(row_scales), Some(column_scales)) = (product.row_scales, product.column_scales) else {
         return Ok(false);
     };
-    if device.capability() < ADA || !n.is_multiple_of(FP8_MULTIPLE) {
+    if device.capability() < Capability::ADA || !n.is_multiple_of(FP8_MULTIPLE) {
         return Ok(false);
     }
-    if device.capability() == HOPPER && product.out.dtype() != Dtype::F32 && multiply(product)? {
+    if device.capability() == Capability::HOPPER && product.out.dtype() != Dtype::F32 && multiply(product)? {
         return Ok(true);
     }
     let rows = (UNSCALED_BYTES / (n * Dtype::F32.bytes()) / 128 * 128).clamp(128, m.max(128));
@@ -113,13 +110,15 @@ fn has_library(device: &Device) -> bool {
 
 /// What NVIDIA's manual recommends; the library may choose algorithms that need less.
 fn workspace_bytes(capability: Capability) -> usize {
-    if capability >= HOPPER { 32 << 20 } else { 4 << 20 }
+    if capability >= Capability::HOPPER { 32 << 20 } else { 4 << 20 }
 }
 
 /// By the library. GELU is part of its product on Hopper only: elsewhere its epilogues are slower than a pass of their own
 /// (sgl-project/sglang#34350 on an RTX 5090, karpathy/llm.c#338 on a 4090).
 fn multiply(product: &Product<'_>) -> Result<bool> {
-    if product.activation == Activation::GeluTanh && product.out.device().capability().major != HOPPER.major {
+    if product.activation == Activation::GeluTanh
+        && product.out.device().capability().major != Capability::HOPPER.major
+    {
         let sum = Product { activation: Activation::Identity, ..*product };
         if !call(&sum)? {
             return Ok(false);
