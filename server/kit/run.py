@@ -264,7 +264,9 @@ def stages(run, options, folder):
         run.stage(f"bench {preset}", 70, lambda: bench(run, binary, options.device, preset, dtype, steps))
     for preset, dtype, steps in PRESETS:
         run.stage(f"diffusers {preset}", 150, lambda: peer(run, folder / "site", preset, steps))
+    run.stage("kernels at real sizes, sampled", 60, lambda: kernels(run, binary, options.device, "--real-sizes"))
     run.stage("own kernels against references", 45, lambda: kernels(run, binary, options.device, "--own-kernels"))
+    run.stage("own kernels at real sizes, sampled", 60, lambda: kernels(run, binary, options.device, "--own-kernels", "--real-sizes"))
     run.stage("goldens", 60, lambda: goldens(run, binary, options.device))
     for preset, how in VARIANTS:
         run.stage(f"{preset} {' '.join(how)}", 40, lambda: variant(run, binary, options.device, preset, how))

@@ -4,6 +4,7 @@
 //! cut short keeps what it had. On the device `plan` nothing runs: the memory of every plan is counted. With `--quality`
 //! it is not speed that is measured but what 8 bits cost. Must not know requests.
 
+mod ceiling;
 mod quality;
 
 use std::io::Write;
@@ -14,17 +15,16 @@ use anyhow::{Context, bail};
 use candle_core::DType;
 use clap::{Args, ValueEnum};
 use cogvideox::gpu::bench::{Bench as Measuring, first_plan, plan_peaks};
-use cogvideox::gpu::{Precision, Preset};
+use cogvideox::gpu::{ChosenPlan, Precision, Preset};
 use device::{Capability, Device, Settings};
 use serde_json::json;
 
+use self::ceiling::Ceiling;
 use crate::config;
 use crate::gpu::{self, DeviceName};
 
 /// Steps of the published videos.
 const STEPS: f64 = 50.0;
-/// Dense bf16 of an H100 or H200 (NVIDIA H100 SXM datasheet), which the shares of the floor are of.
-const HOPPER_FLOPS: f64 = 989e12;
 /// Plans are counted for this capability: an H100's.
 const PLANNED: Capability = Capability { major: 9, minor: 0 };
 
@@ -147,13 +147,14 @@ impl Bench {
     fn measure(&self, name: DeviceName, precision: Precision, stdout: &mut impl Write) -> anyhow::Result<()> {
         let preset = self.preset()?;
         let (dtype, device) = (self.dtype(preset), self.open(name)?);
-        let plan = first_plan(preset, dtype, precision, &device)?;
+        let ChosenPlan { plan, peak_bytes, .. } = first_plan(preset, dtype, precision, &device)?;
         let name = device.name().to_owned();
         self.print(
             stdout,
             &json!({
                 "preset": preset.name(), "dtype": dtype.as_str(), "precision": format!("{precision:?}"),
                 "device": name, "libraries": device.library_notes(), "plan": plan.to_string(),
+                "whole_job_peak_bytes_counted": peak_bytes,
             }),
         )?;
         let bench = Measuring { preset, dtype, precision, plan, device };
@@ -198,13 +199,13 @@ impl Bench {
             "linear_seconds": linear, "linear_tflops": bench.linear_flops() / linear / 1e12,
             "rest_seconds": rest, "rest_share_of_step": rest / step.seconds,
         }))?;
-        if ["H100", "H200"].iter().any(|product| bench.device.name().contains(product)) {
-            let share = |flops: f64, seconds: f64| flops / HOPPER_FLOPS / seconds;
+        if let Some(ceiling) = Ceiling::of(bench.device.name(), bench.dtype, bench.precision) {
             self.print(
                 stdout,
                 &json!({ "share_of_floor": {
-                    "attention": share(bench.attention_flops(), attention),
-                    "linear": share(bench.linear_flops(), linear),
+                    "attention": bench.attention_flops() / ceiling.attention_flops / attention,
+                    "linear": bench.linear_flops() / ceiling.linear_flops / linear,
+                    "rest": bench.rest_bytes() / ceiling.bytes_per_second / rest,
                 }}),
             )?;
         }

@@ -90,7 +90,7 @@ pub(crate) fn placement(gpus: &[Device]) -> anyhow::Result<Placement> {
 /// Of the weights of the transformer's blocks.
 pub(crate) fn precision(dtype: DType) -> Precision {
     match dtype {
-        DType::F32 | DType::F16 | DType::Bf16 => Precision::Dense,
+        DType::Auto | DType::F32 | DType::F16 | DType::Bf16 => Precision::Dense,
         DType::Fp8 => Precision::Fp8,
         DType::Int8 => Precision::Int8,
         DType::Int8WeightOnly => Precision::Int8WeightOnly,

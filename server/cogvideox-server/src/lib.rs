@@ -25,6 +25,7 @@ mod model;
 mod model_files;
 mod model_set;
 mod new_folder;
+mod pipeline_generator;
 mod prompts;
 mod quantize;
 mod retention;

@@ -17,8 +17,9 @@ use worker::{GenerateError, Generated, Generator, Progress, Request};
 
 use crate::adapters::{AdapterCache, AdapterFolder, AdapterOffer};
 use crate::config::{Config, DeviceSpec};
-use crate::model::{ModelSource, PipelineGenerator, load_error};
+use crate::model::ModelSource;
 use crate::model_files::name_in_requests;
+use crate::pipeline_generator::{PipelineGenerator, load_error};
 
 /// The longest name of a model, in bytes.
 const MAX_NAME_BYTES: usize = 128;
@@ -61,8 +62,7 @@ impl ModelSet {
             if *name == models[0].0 {
                 bail!("models.{name}: expected another name than that of model.path, found the same");
             }
-            let dtype = further.dtype.unwrap_or(first.dtype);
-            models.push((name.clone(), ModelSource { path: further.path.clone(), dtype, ..first.clone() }));
+            models.push((name.clone(), first.of(further)));
         }
         Ok(Self {
             models,
@@ -86,8 +86,10 @@ impl ModelSet {
     pub(crate) fn offer(&self) -> anyhow::Result<Offer> {
         let (mut cards, mut tokenizers, mut configs) = (Vec::new(), HashMap::new(), Vec::new());
         for (name, source) in &self.models {
-            let description = source.describe().with_context(|| format!("model {name}"))?;
-            cards.push(ModelCard { id: name.clone(), ..source.card(&description) });
+            let in_words = || format!("model {name}");
+            let description = source.describe().with_context(in_words)?;
+            let card = source.card(&description).with_context(in_words)?;
+            cards.push(ModelCard { id: name.clone(), ..card });
             tokenizers.insert(name.clone(), description.tokenizer);
             configs.push((name.clone(), description.transformer));
         }

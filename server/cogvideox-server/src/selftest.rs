@@ -6,7 +6,7 @@ use std::io::Write;
 
 use anyhow::bail;
 use clap::Args;
-use device::selftest::{Case, Outcome};
+use device::selftest::{Case, Outcome, Sizes, sampled_cases};
 use device::{Device, Settings};
 
 use crate::gpu::{self, DeviceName};
@@ -20,6 +20,9 @@ pub struct Selftest {
     /// Leave NVIDIA's libraries aside, so that the own kernels that they replace run.
     #[arg(long)]
     own_kernels: bool,
+    /// At the sizes of 5B, where samples of the results are compared, instead of small and odd ones. Takes 4 GiB.
+    #[arg(long)]
+    real_sizes: bool,
     /// Print one JSON object a line.
     #[arg(long)]
     json: bool,
@@ -40,7 +43,8 @@ impl Selftest {
                 writeln!(stdout, "{note}")?;
             }
         }
-        let cases = device::selftest::cases();
+        let cases =
+            if self.real_sizes { sampled_cases(Sizes::COGVIDEOX_5B) } else { device::selftest::cases() };
         let mut failed = 0;
         for case in &cases {
             failed += usize::from(!self.run_case(case, &device, stdout)?);

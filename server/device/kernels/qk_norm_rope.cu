@@ -1,6 +1,7 @@
-// LayerNorm of each head's query and key, and their rotation by position, in place in a fused qkv. A warp takes the
-// query and the key of one head of one token.
+// LayerNorm of each head's query and key, and their rotation by position, in place in a fused qkv. Some lanes of a warp
+// take the query and the key of one head of one token.
 #include "kernel.h"
+#include "rows.h"
 
 namespace qk_norm_rope_cu {
 
@@ -14,8 +15,8 @@ struct QkNormRopeArgs {
   NormArgs q, k;
   // (seq - text_len, head_dim), or absent.
   Global<const float> cos, sin;
-  uint64_t items;
-  uint32_t seq, heads, head_dim, text_len;
+  // b seq heads.
+  uint32_t items, seq, heads, head_dim, text_len;
   float eps;
 };
 
@@ -29,28 +30,28 @@ struct Item {
   bool exists, rotated;
 };
 
+template <uint32_t LANES>
 DEVICE Item item(const QkNormRopeArgs& args) {
-  uint64_t i = uint64_t(blockIdx.x) * (THREADS / 32) + threadIdx.x / 32;
-  uint64_t token = i / args.heads;
-  uint32_t head = uint32_t(i % args.heads), position = uint32_t(token % args.seq);
+  uint32_t i = blockIdx.x * (THREADS / LANES) + threadIdx.x / LANES;
+  uint32_t token = i / args.heads, head = i - token * args.heads, position = token % args.seq;
   Item item;
   item.inner = args.heads * args.head_dim;
-  item.query = token * 3 * item.inner + head * args.head_dim;
+  item.query = uint64_t(token) * 3 * item.inner + head * args.head_dim;
   item.exists = i < args.items;
-  item.rotated = args.cos.present() && position >= args.text_len;
+  item.rotated = item.exists && args.cos.present() && position >= args.text_len;
   item.table = item.rotated ? uint64_t(position - args.text_len) * args.head_dim : 0;
   return item;
 }
 
-// Turns neighbours by their angle; every angle stands twice in the tables.
+// Turns two neighbours by their angle, which stands twice in the tables.
 template <class T>
-DEVICE void rotate(float (&x)[2], const Vec<float, 2>& cos, const Vec<float, 2>& sin) {
+DEVICE void rotate(float (&x)[2], float cos, float sin) {
   float a = x[0], b = x[1];
-  x[0] = rounded<T>(a * cos[0] - b * sin[0]);
-  x[1] = rounded<T>(b * cos[1] + a * sin[1]);
+  x[0] = rounded<T>(a * cos - b * sin);
+  x[1] = rounded<T>(b * cos + a * sin);
 }
 
-// Any head_dim: a lane takes every 32nd pair, and reads it three times.
+// Any head_dim: a warp for each, a lane for every 32nd pair, which it reads three times.
 namespace plain {
 
 template <class T>
@@ -74,9 +75,7 @@ DEVICE void in_place(const QkNormRopeArgs& args, const Item& item, uint64_t begi
       y[i] = rounded<T>(fmaf(normed, to_f32(weight.load(first + i)), to_f32(bias.load(first + i))));
     }
     if (item.rotated) {
-      uint64_t at = item.table + first;
-      Vec<float, 2> cos = {{args.cos.load(at), args.cos.load(at + 1)}}, sin = {{args.sin.load(at), args.sin.load(at + 1)}};
-      rotate<T>(y, cos, sin);
+      rotate<T>(y, args.cos.load(item.table + first), args.sin.load(item.table + first));
     }
     UNROLL for (uint32_t i = 0; i < 2; i++) {
       if (first + i < d) x.store(begin + first + i, from_f32<T>(y[i]));
@@ -86,7 +85,7 @@ DEVICE void in_place(const QkNormRopeArgs& args, const Item& item, uint64_t begi
 
 template <class T>
 DEVICE void qk_norm_rope(const QkNormRopeArgs& args) {
-  Item head = item(args);
+  Item head = item<32>(args);
   if (!head.exists) return;
   in_place<T>(args, head, head.query, args.q);
   in_place<T>(args, head, head.query + head.inner, args.k);
@@ -96,50 +95,72 @@ DEVICE void qk_norm_rope(const QkNormRopeArgs& args) {
 
 KERNEL_FOR_FLOATS(qk_norm_rope, QkNormRopeArgs, THREADS, 1, plain::qk_norm_rope)
 
-// A head_dim of 64: a lane holds one pair.
-namespace pairs {
+// A head_dim of 64: eight lanes for each, which hold eight neighbours each.
+namespace eights {
 
-const uint32_t D = 64;
+const uint32_t D = 64, LANES = D / 8;
+
+// Over the lanes of a head, in each.
+DEVICE float head_sum(float x) {
+  for (int mask = LANES / 2; mask > 0; mask >>= 1) x += shuffle_xor(x, mask);
+  return x;
+}
 
 template <class T>
-DEVICE void normalise(float (&x)[2], const NormArgs& norm, float eps) {
-  uint32_t first = 2 * (threadIdx.x % 32);
-  Vec<T, 2> weight = norm.weight.as<const T>().template load_vec<2>(first);
-  Vec<T, 2> bias = norm.bias.as<const T>().template load_vec<2>(first);
-  float mean = warp_sum(x[0] + x[1]) / float(D);
-  float a = x[0] - mean, b = x[1] - mean;
-  float reciprocal = 1.0f / sqrtf(warp_sum(a * a + b * b) / float(D) + eps);
-  x[0] = rounded<T>(fmaf(a * reciprocal, to_f32(weight[0]), to_f32(bias[0])));
-  x[1] = rounded<T>(fmaf(b * reciprocal, to_f32(weight[1]), to_f32(bias[1])));
+DEVICE void normalise(float (&x)[8], const NormArgs& norm, float eps) {
+  uint32_t first = threadIdx.x % LANES * 8;
+  float weight[8], bias[8];
+  load_floats<8>(weight, norm.weight.as<const T>(), first);
+  load_floats<8>(bias, norm.bias.as<const T>(), first);
+  float sum = 0, squares = 0;
+  UNROLL for (int n = 0; n < 8; n++) sum += x[n];
+  float mean = head_sum(sum) / float(D);
+  UNROLL for (int n = 0; n < 8; n++) {
+    x[n] -= mean;
+    squares += x[n] * x[n];
+  }
+  float reciprocal = 1.0f / sqrtf(head_sum(squares) / float(D) + eps);
+  UNROLL for (int n = 0; n < 8; n++) x[n] = rounded<T>(fmaf(x[n] * reciprocal, weight[n], bias[n]));
+}
+
+template <class T>
+DEVICE void rotate_all(float (&x)[8], const float (&cos)[8], const float (&sin)[8]) {
+  UNROLL for (int n = 0; n < 8; n += 2) {
+    float pair[2] = {x[n], x[n + 1]};
+    rotate<T>(pair, cos[n], sin[n]);
+    x[n] = pair[0], x[n + 1] = pair[1];
+  }
 }
 
 template <class T>
 DEVICE void qk_norm_rope(const QkNormRopeArgs& args) {
-  Item head = item(args);
-  if (!head.exists) return;
+  Item head = item<LANES>(args);
   Global<T> qkv = args.qkv.as<T>();
-  uint32_t first = 2 * (threadIdx.x % 32);
+  uint32_t first = threadIdx.x % LANES * 8;
   uint64_t q_at = head.query + first, k_at = q_at + head.inner;
-  // Everything is asked for before anything is waited for.
-  Vec<T, 2> q_pair = qkv.template load_vec<2>(q_at), k_pair = qkv.template load_vec<2>(k_at);
-  Vec<float, 2> cos = {{1, 1}}, sin = {{0, 0}};
-  if (head.rotated) {
-    cos = args.cos.template load_vec<2>(head.table + first);
-    sin = args.sin.template load_vec<2>(head.table + first);
+  float q[8] = {}, k[8] = {}, cos[8] = {}, sin[8] = {};
+  // Everything is asked for before anything is waited for. Lanes without a head stay: the others' sums go past them.
+  if (head.exists) {
+    load_floats<8>(q, qkv, q_at);
+    load_floats<8>(k, qkv, k_at);
   }
-  float q[2] = {to_f32(q_pair[0]), to_f32(q_pair[1])}, k[2] = {to_f32(k_pair[0]), to_f32(k_pair[1])};
+  if (head.rotated) {
+    load_floats<8>(cos, args.cos, head.table + first);
+    load_floats<8>(sin, args.sin, head.table + first);
+  }
   normalise<T>(q, args.q, args.eps);
   normalise<T>(k, args.k, args.eps);
   if (head.rotated) {
-    rotate<T>(q, cos, sin);
-    rotate<T>(k, cos, sin);
+    rotate_all<T>(q, cos, sin);
+    rotate_all<T>(k, cos, sin);
   }
-  qkv.store_vec(q_at, Vec<T, 2>{{from_f32<T>(q[0]), from_f32<T>(q[1])}});
-  qkv.store_vec(k_at, Vec<T, 2>{{from_f32<T>(k[0]), from_f32<T>(k[1])}});
+  if (!head.exists) return;
+  store_floats<8>(qkv, q_at, q);
+  store_floats<8>(qkv, k_at, k);
 }
 
-}  // namespace pairs
+}  // namespace eights
 
-KERNEL_FOR_FLOATS(qk_norm_rope_64, QkNormRopeArgs, THREADS, 1, pairs::qk_norm_rope)
+KERNEL_FOR_FLOATS(qk_norm_rope_64, QkNormRopeArgs, THREADS, 1, eights::qk_norm_rope)
 
 }  // namespace qk_norm_rope_cu

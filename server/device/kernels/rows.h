@@ -17,10 +17,10 @@ DEVICE void load_floats(float (&v)[N], Global<T> from, uint64_t i) {
   if constexpr (N == 1) {
     v[0] = to_f32(from.load(i));
   } else if constexpr (sizeof(T) == 4) {
-    Vec<T, 4> low = from.template load_vec<4>(i), high = from.template load_vec<4>(i + 4);
+    auto low = from.template load_vec<4>(i), high = from.template load_vec<4>(i + 4);
     for (int n = 0; n < 4; n++) v[n] = to_f32(low[n]), v[n + 4] = to_f32(high[n]);
   } else {
-    Vec<T, 8> all = from.template load_vec<8>(i);
+    auto all = from.template load_vec<8>(i);
     for (int n = 0; n < 8; n++) v[n] = to_f32(all[n]);
   }
 }

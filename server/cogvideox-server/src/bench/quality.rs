@@ -37,10 +37,10 @@ impl Bench {
         let (subject, dtype) = self.subject()?;
         let device = self.open(name)?;
         let plan = match subject {
-            Subject::Preset(preset) => first_plan(preset, dtype, Precision::Dense, &device)?,
+            Subject::Preset(preset) => first_plan(preset, dtype, Precision::Dense, &device)?.plan,
             Subject::Folder(dir) => {
                 let placement = Placement::single(device.clone());
-                let options = GpuOptions { placement, precision: Precision::Dense, plan: None };
+                let options = GpuOptions { placement, precision: Precision::Dense };
                 CogVideoXPipeline::choose_plan(dir, dtype, &options)?.plan
             }
         };

@@ -113,10 +113,12 @@ impl From<ModelPath> for PathBuf {
     }
 }
 
-/// A floating-point format, or one of 8 bits for the weights of the transformer's blocks.
+/// A floating-point format, or one of 8 bits for the weights of the transformer's blocks; or what suits the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum DType {
+    /// f32 on a processor; on a GPU the 8 bits that the weights are stored in, or else the model's own 16.
+    Auto,
     /// 32 bits.
     F32,
     /// 16 bits, IEEE half precision.
@@ -134,6 +136,7 @@ pub enum DType {
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Auto => "auto",
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Bf16 => "bf16",

@@ -84,9 +84,8 @@ fn library(note: &str) -> Finding {
 fn memory_plan(source: &ModelSource, gpus: &[device::Device]) -> Option<Finding> {
     // A model that is still to be fetched has no plan yet.
     let folder = source.gpu_folder().ok().filter(|folder| folder.is_dir())?;
-    let dtype = source.computing_dtype().ok()?;
-    let placement = gpu::placement(gpus).ok()?;
-    let options = GpuOptions { placement, precision: gpu::precision(source.dtype), plan: None };
+    let (dtype, precision) = source.computing().ok()?;
+    let options = GpuOptions { placement: gpu::placement(gpus).ok()?, precision };
     Some(match CogVideoXPipeline::choose_plan(folder, dtype, &options) {
         Ok(plan) => Finding::ok("memory", plan.to_string()),
         Err(error) => Finding::error(

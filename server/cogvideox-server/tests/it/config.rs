@@ -35,7 +35,7 @@ fn the_defaults_are_safe_and_run_the_demo() {
     assert!(config.server.address.is_loopback());
     assert_eq!(config.server.port, 8000);
     assert_eq!(config.model.path, ModelPath::Demo);
-    assert_eq!(config.model.dtype, DType::F32);
+    assert_eq!(config.model.dtype, DType::Auto);
     assert_eq!(config.model.device, [DeviceSpec::Cpu]);
     assert_eq!(config.video.quality, media::Quality::Standard);
 }
@@ -163,7 +163,7 @@ fn wrong_values_are_named_with_key_and_layer() {
     assert_eq!(
         one_variable("COGVIDEOX_MODEL__DTYPE", "f64"),
         "configuration key model.dtype in environment variable COGVIDEOX_MODEL__DTYPE: \
-         unknown variant `f64`, expected one of `f32`, `f16`, `bf16`, `fp8`, `int8`, `int8-weight-only`"
+         unknown variant `f64`, expected one of `auto`, `f32`, `f16`, `bf16`, `fp8`, `int8`, `int8-weight-only`"
     );
     for (key, value, said) in [
         ("server.port", "70000", "70000"),

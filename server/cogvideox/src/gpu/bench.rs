@@ -10,20 +10,23 @@ use device::ops::random::normal;
 use device::{Capability, Device, Event, Tensor};
 
 use super::load::Configs;
-use super::plan::{Job, MemoryPlan, Planner};
+use super::plan::{ChosenPlan, Job, MemoryPlan, Planner};
 use super::source::{RANDOM_STD, Source, dtype_of};
 use super::text_encoder::GpuTextEncoder;
 use super::transformer::GpuTransformer;
 use super::vae::GpuVae;
 use super::{Precision, Preset};
-use crate::Result;
+use crate::ops::is_finite;
 use crate::pipeline::{Autoencoder, Denoiser, TextEncoder};
 use crate::transformer::TransformerInput;
+use crate::{Error, Result};
 
 /// Runs of a lone operation that are timed together.
 const REPETITIONS: usize = 3;
 /// Standard deviation of a lone attention's queries, keys and values.
 const ATTENTION_STD: f32 = 0.1;
+/// A block's passes over its states where all between attention and linear layers is fused (performance.md §2.2).
+const PASSES: f64 = 12.0;
 /// No draw is further out, in standard deviations.
 const MAX_DEVIATIONS: f32 = 6.0;
 
@@ -54,7 +57,7 @@ impl Bench {
     /// One step of the transformer: both prompts of the guidance, the mean of `steps`.
     ///
     /// # Errors
-    /// The device's.
+    /// The device's; [`Error::NanLatents`] if what it computed is not finite.
     pub fn transformer_step(&self, steps: usize) -> Result<Measured> {
         let Configs { transformer: config, .. } = self.preset.configs();
         let Job { latents: [frames, height, width], text_tokens, num_inference_steps, .. } =
@@ -74,7 +77,15 @@ impl Bench {
             positions: &model.positions(frames, height, width)?,
             lora: &[],
         };
-        self.measured(steps, || model.forward(&input, &mut || Ok(())).map(drop))
+        let mut predicted = None;
+        let measured = self.measured(steps, || {
+            predicted = Some(model.forward(&input, &mut || Ok(()))?);
+            Ok(())
+        })?;
+        match predicted {
+            Some(noise) if !is_finite(&noise)? => Err(Error::NanLatents { step: steps, steps }),
+            _ => Ok(measured),
+        }
     }
 
     /// The attention of one step, alone.
@@ -161,6 +172,13 @@ impl Bench {
         2.0 * config.num_layers as f64 * 4.0 * tokens * tokens * config.inner_dim() as f64
     }
 
+    /// What the rest of a step reads and writes at least: the states, a few times a block.
+    pub fn rest_bytes(&self) -> f64 {
+        let config = self.preset.configs().transformer;
+        let states = (2 * self.tokens() * config.inner_dim() * self.dtype.size_in_bytes()) as f64;
+        PASSES * config.num_layers as f64 * states
+    }
+
     /// Text and video tokens of one prompt.
     fn tokens(&self) -> usize {
         let config = self.preset.configs().transformer;
@@ -220,8 +238,8 @@ pub fn plan_peaks(
 ///
 /// # Errors
 /// [`crate::Error::NoPlan`] with the numbers if none fits; the device's.
-pub fn first_plan(preset: Preset, dtype: DType, precision: Precision, device: &Device) -> Result<MemoryPlan> {
+pub fn first_plan(preset: Preset, dtype: DType, precision: Precision, device: &Device) -> Result<ChosenPlan> {
     let configs = preset.configs();
     let planner = Planner { configs: &configs, dtype, precision, capability: device.capability() };
-    Ok(planner.plan(device.memory()?.0, &preset.job())?.0)
+    planner.plan(device.memory()?.0, &preset.job())
 }

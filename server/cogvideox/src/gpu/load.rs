@@ -18,7 +18,7 @@ use crate::pipeline::{CogVideoXPipeline, Components, Denoiser, GpuUse};
 use crate::text_encoder::read_t5_config;
 use crate::transformer::TransformerConfig;
 use crate::vae::VaeConfig;
-use crate::weights::{DIFFUSERS_STEM, TRANSFORMERS_STEM};
+use crate::weights::{DIFFUSERS_STEM, EightBitDtype, TRANSFORMERS_STEM, Weights};
 use crate::{Error, Result};
 
 /// Which device holds which part.
@@ -93,26 +93,18 @@ pub struct GpuOptions {
     pub placement: Placement,
     /// Of the transformer's blocks.
     pub precision: Precision,
-    /// How memory is used; without one, the first that fits is taken.
-    pub plan: Option<MemoryPlan>,
 }
 
 impl CogVideoXPipeline {
-    /// Loads a pipeline's folder in diffusers' layout onto GPUs; how memory is used is decided before anything is
-    /// loaded.
+    /// Loads a pipeline's folder in diffusers' layout onto GPUs.
     ///
     /// # Errors
-    /// Those of [`CogVideoXPipeline::load`]; [`Error::NoPlan`] with the numbers if none fits the memory;
-    /// [`Error::Device`].
-    pub fn load_on_gpu(dir: &Path, dtype: DType, options: &GpuOptions) -> Result<Self> {
+    /// Those of [`CogVideoXPipeline::load`]; [`Error::Device`].
+    pub fn load_on_gpu(dir: &Path, dtype: DType, options: &GpuOptions, plan: MemoryPlan) -> Result<Self> {
         let description = ModelDescription::read(dir)?;
         Self::check_dtype(&description, dtype)?;
         check_capability(options)?;
         let configs = Configs::read(dir)?;
-        let plan = match options.plan {
-            Some(plan) => plan,
-            None => choose(&configs, &description, dtype, options)?.plan,
-        };
         let sources = Sources::open(dir, &options.placement)?;
         sources.transformer.iter().try_for_each(|source| source.check_precision(options.precision))?;
         let components = build(&configs, sources, dtype, options, &plan)?;
@@ -122,16 +114,63 @@ impl CogVideoXPipeline {
         Self::assemble(dir, description, components, dtype, Some(GpuUse { plan, name }))
     }
 
-    /// The plan that [`CogVideoXPipeline::load_on_gpu`] would take without one, for the memory that is free now.
+    /// Loads it with the first plan that fits the memory that is free now, or the next smaller one as long as the device
+    /// turns out to have less than it told.
     ///
     /// # Errors
-    /// Those of [`CogVideoXPipeline::load_on_gpu`] before it loads weights.
-    pub fn choose_plan(dir: &Path, dtype: DType, options: &GpuOptions) -> Result<ChosenPlan> {
-        let description = ModelDescription::read(dir)?;
-        Self::check_dtype(&description, dtype)?;
-        check_capability(options)?;
-        choose(&Configs::read(dir)?, &description, dtype, options)
+    /// Those of [`CogVideoXPipeline::load_on_gpu`]; [`Error::NoPlan`] with the numbers, before anything is loaded, if
+    /// none fits.
+    pub fn load_where_it_fits(dir: &Path, dtype: DType, options: &GpuOptions) -> Result<(Self, ChosenPlan)> {
+        let (configs, job) = checked(dir, dtype, options)?;
+        let planner = planner(&configs, dtype, options);
+        planner.load(free_bytes(options)?, &job, |plan| Self::load_on_gpu(dir, dtype, options, plan))
     }
+
+    /// The first plan that fits the memory that is free now, for the model's own video.
+    ///
+    /// # Errors
+    /// Those of [`CogVideoXPipeline::load_where_it_fits`] before it loads weights.
+    pub fn choose_plan(dir: &Path, dtype: DType, options: &GpuOptions) -> Result<ChosenPlan> {
+        let (configs, job) = checked(dir, dtype, options)?;
+        planner(&configs, dtype, options).plan(free_bytes(options)?, &job)
+    }
+
+    /// What the weights of a folder's transformer are stored in.
+    ///
+    /// # Errors
+    /// The file that is not as the model needs it.
+    pub fn stored_precision(dir: &Path) -> Result<Precision> {
+        let weights = Weights::open(&dir.join("transformer"), DIFFUSERS_STEM)?;
+        Ok(match weights.eight_bit_dtype() {
+            None => Precision::Dense,
+            Some(EightBitDtype::Int8) => Precision::Int8,
+            Some(EightBitDtype::Fp8) => Precision::Fp8,
+        })
+    }
+}
+
+/// The configurations of a folder and its own video, if it can be computed so.
+fn checked(dir: &Path, dtype: DType, options: &GpuOptions) -> Result<(Configs, Job)> {
+    let description = ModelDescription::read(dir)?;
+    CogVideoXPipeline::check_dtype(&description, dtype)?;
+    check_capability(options)?;
+    let configs = Configs::read(dir)?;
+    let job = own_job(&configs, &description.defaults)?;
+    Ok((configs, job))
+}
+
+/// Plans are made as for one device that has all parts.
+fn planner<'a>(configs: &'a Configs, dtype: DType, options: &GpuOptions) -> Planner<'a> {
+    let capability = options.placement.vae.capability();
+    Planner { configs, dtype, precision: options.precision, capability }
+}
+
+/// What is free of the device that has least.
+fn free_bytes(options: &GpuOptions) -> Result<usize> {
+    let Placement { transformer, text_encoder, vae } = &options.placement;
+    let devices = transformer.iter().chain([text_encoder, vae]);
+    let free = devices.map(|device| Ok(device.memory()?.0)).collect::<Result<Vec<_>>>()?;
+    Ok(free.into_iter().min().unwrap_or(0))
 }
 
 /// The model's own video.
@@ -155,21 +194,6 @@ fn check_capability(options: &GpuOptions) -> Result<()> {
             "fp8: expected a GPU of compute capability 8.9 (Ada) or more, found {major}.{minor}; take int8"
         ))),
     }
-}
-
-/// The first plan that fits the memory that is free now, for the model's own video.
-fn choose(
-    configs: &Configs,
-    description: &ModelDescription,
-    dtype: DType,
-    options: &GpuOptions,
-) -> Result<ChosenPlan> {
-    let device = &options.placement.vae;
-    let job = own_job(configs, &description.defaults)?;
-    let planner = Planner { configs, dtype, precision: options.precision, capability: device.capability() };
-    let free_bytes = device.memory()?.0;
-    let (plan, peak_bytes) = planner.plan(free_bytes, &job)?;
-    Ok(ChosenPlan { plan, peak_bytes, free_bytes })
 }
 
 /// Loads the parts in the order in which a job uses them.

@@ -146,25 +146,25 @@ impl Planner<'_> {
         let device = Device::planner(self.capability, BOUNDLESS_BYTES, Settings::default());
         let placement = Placement::single(device.clone());
         let sources = Sources::random(&placement);
-        let options = GpuOptions { placement, precision: self.precision, plan: None };
+        let options = GpuOptions { placement, precision: self.precision };
         let components = build(self.configs, sources, self.dtype, &options, plan)?;
         run(&components, self.dtype, plan, job)?;
         Ok(device.usage().peak_bytes)
     }
 
-    /// The first plan that fits into `free_bytes` of a device, with its peak.
+    /// The first plan that fits into `free_bytes` of a device.
     ///
     /// # Errors
     /// [`Error::NoPlan`] with the numbers if none fits.
-    pub fn plan(&self, free_bytes: usize, job: &Job) -> Result<(MemoryPlan, usize)> {
+    pub fn plan(&self, free_bytes: usize, job: &Job) -> Result<ChosenPlan> {
         let room = free_bytes.saturating_sub(RESERVE_BYTES);
         let mut least = usize::MAX;
         for plan in MemoryPlan::candidates() {
-            let peak = self.peak_bytes(&plan, job)?;
-            if peak <= room {
-                return Ok((plan, peak));
+            let peak_bytes = self.peak_bytes(&plan, job)?;
+            if peak_bytes <= room {
+                return Ok(ChosenPlan { plan, peak_bytes, free_bytes });
             }
-            least = least.min(peak);
+            least = least.min(peak_bytes);
         }
         let mib = |bytes: usize| bytes >> 20;
         Err(Error::NoPlan(format!(
@@ -173,6 +173,31 @@ impl Planner<'_> {
             mib(RESERVE_BYTES),
             mib(free_bytes)
         )))
+    }
+
+    /// Loads with the first plan that fits into `free_bytes` of a device, and with the next smaller one for as long as
+    /// there turns out to be less.
+    ///
+    /// # Errors
+    /// Those of [`Self::plan`] and of `load`; out of memory when the smallest plan was out of it too.
+    pub(super) fn load<T>(
+        &self,
+        free_bytes: usize,
+        job: &Job,
+        mut load: impl FnMut(MemoryPlan) -> Result<T>,
+    ) -> Result<(T, ChosenPlan)> {
+        let mut chosen = self.plan(free_bytes, job)?;
+        loop {
+            let full = match load(chosen.plan) {
+                Err(full @ Error::Device(device::Error::OutOfMemory(_))) => full,
+                loaded => return Ok((loaded?, chosen)),
+            };
+            chosen = match self.plan(chosen.peak_bytes + RESERVE_BYTES - 1, job) {
+                Ok(smaller) => ChosenPlan { free_bytes, ..smaller },
+                Err(Error::NoPlan(_)) => return Err(full),
+                Err(error) => return Err(error),
+            };
+        }
     }
 }
 
@@ -227,6 +252,32 @@ mod tests {
     fn every_plan_can_run_the_smallest_preset() {
         let peaks = plan_peaks(Preset::Tiny, Preset::Tiny.dtype(), Precision::Dense, HOPPER).unwrap();
         assert_eq!(peaks.len(), MemoryPlan::candidates().len());
+    }
+
+    #[test]
+    fn a_device_with_less_memory_than_it_told_gets_the_next_smaller_plan() {
+        let configs = Preset::Cogvideox2b.configs();
+        let planner =
+            Planner { configs: &configs, dtype: DType::F16, precision: Precision::Dense, capability: HOPPER };
+        let (job, free_bytes) = (Preset::Cogvideox2b.job(), 24 << 30);
+        let out_of_memory = || Error::Device(device::Error::OutOfMemory(String::new()));
+
+        let (mut tried, mut refusals) = (Vec::new(), 2);
+        let (loaded, chosen) = planner
+            .load(free_bytes, &job, |plan| {
+                tried.push(planner.peak_bytes(&plan, &job)?);
+                refusals -= 1;
+                if refusals < 0 { Ok(plan) } else { Err(out_of_memory()) }
+            })
+            .unwrap();
+        assert!(tried.len() == 3 && tried.is_sorted_by(|larger, smaller| larger > smaller), "{tried:?}");
+        assert_eq!(
+            (loaded, tried.last(), free_bytes),
+            (chosen.plan, Some(&chosen.peak_bytes), chosen.free_bytes)
+        );
+
+        let never = planner.load(free_bytes, &job, |_| Err::<(), _>(out_of_memory()));
+        assert!(matches!(never, Err(Error::Device(device::Error::OutOfMemory(_)))));
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod fingerprint;
 mod image_conditioning;
 mod postprocess;
 mod preview;
+mod prompt_embeds;
 mod state;
 
 use std::ops::ControlFlow;
@@ -26,6 +27,7 @@ use self::denoise::Conditioning;
 pub use self::event::Event;
 pub use self::preview::Preview;
 use self::preview::RgbMap;
+use self::prompt_embeds::PromptEmbeds;
 pub use self::state::DenoiseState;
 use self::state::LoopState;
 use crate::description::ModelDescription;
@@ -66,6 +68,7 @@ pub struct CogVideoXPipeline {
     weights_digest: String,
     /// Fitted by the first preview: it takes a small VAE decode, which a run without previews need not pay.
     rgb_map: OnceLock<RgbMap>,
+    prompt_embeds: PromptEmbeds,
 }
 
 /// What a GPU's results depend on beside the model.
@@ -159,8 +162,8 @@ impl CogVideoXPipeline {
         device: &Device,
         weights_digest: String,
     ) -> Self {
-        let (device, rgb_map) = (device.clone(), OnceLock::new());
-        Self { description, dtype, device, components, weights_digest, gpu: None, rgb_map }
+        let (device, rgb_map, prompt_embeds) = (device.clone(), OnceLock::new(), PromptEmbeds::default());
+        Self { description, dtype, device, components, weights_digest, gpu: None, rgb_map, prompt_embeds }
     }
 
     /// Components that load one by one may still come from different models.
@@ -286,7 +289,8 @@ impl CogVideoXPipeline {
     }
 
     fn encode_ids(&self, ids: &[u32], on_event: &mut OnEvent<'_>) -> Result<Tensor> {
-        self.components.text_encoder.forward(ids, &mut || notify(on_event, Event::CheckPoint))
+        let text_encoder = &self.components.text_encoder;
+        self.prompt_embeds.get(ids, || text_encoder.forward(ids, &mut || notify(on_event, Event::CheckPoint)))
     }
 
     /// The caller's latents, or noise drawn in the shape and dtype that diffusers draws it in.

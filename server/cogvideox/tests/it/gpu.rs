@@ -25,8 +25,8 @@ pub(crate) fn smallest() -> MemoryPlan {
 }
 
 pub(crate) fn load_with(golden: &Golden, placement: Placement, plan: MemoryPlan) -> CogVideoXPipeline {
-    let options = GpuOptions { placement, precision: Precision::Dense, plan: Some(plan) };
-    CogVideoXPipeline::load_on_gpu(&golden.dir, golden.dtype, &options).unwrap()
+    let options = GpuOptions { placement, precision: Precision::Dense };
+    CogVideoXPipeline::load_on_gpu(&golden.dir, golden.dtype, &options, plan).unwrap()
 }
 
 #[test]
@@ -34,7 +34,7 @@ fn fp8_is_refused_before_loading_where_nothing_multiplies_it() {
     let golden = Golden::open("5b");
     let choose = |minor, precision| {
         let device = Device::planner(Capability { major: 8, minor }, 80 << 30, Settings::default());
-        let options = GpuOptions { placement: Placement::single(device), precision, plan: None };
+        let options = GpuOptions { placement: Placement::single(device), precision };
         CogVideoXPipeline::choose_plan(&golden.dir, golden.dtype, &options).map(drop)
     };
     let message = choose(6, Precision::Fp8).unwrap_err().to_string();

@@ -159,6 +159,8 @@ fn a_run_stops_at_any_event() {
     // All kinds of events, early and late, without a run for each of hundreds.
     for stop_at in (1..=total).step_by(total / 20).chain([2, 3, total]) {
         let mut seen = 0;
+        // Another prompt each time: one that came before is not encoded again.
+        let params = GenerationParams { prompt: format!("{} {stop_at}", params.prompt), ..params.clone() };
         let result = pipeline.generate(&params, None, &mut |_| {
             seen += 1;
             if seen == stop_at { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -166,6 +168,35 @@ fn a_run_stops_at_any_event() {
         assert!(matches!(result, Err(Error::Interrupted)), "event {stop_at} of {total}");
         assert_eq!(seen, stop_at, "nothing is reported after the break");
     }
+}
+
+#[test]
+fn a_prompt_that_comes_again_is_not_encoded_again() {
+    let golden = Golden::open("2b");
+    let pipeline = load(&golden);
+    // Pieces of the text encoder's work, and the frames.
+    let generate = |prompt: &str| {
+        let (mut encoding, mut pieces) = (false, 0);
+        let params = GenerationParams {
+            prompt: prompt.to_owned(),
+            num_inference_steps: 1,
+            ..params(&golden, &golden.json["runs"]["static"])
+        };
+        let video = pipeline.generate(&params, None, &mut |event| {
+            match event {
+                Event::TextEncode => encoding = true,
+                Event::PromptEncoded { .. } => encoding = false,
+                Event::CheckPoint if encoding => pieces += 1,
+                _ => {}
+            }
+            ControlFlow::Continue(())
+        });
+        (pieces, video.unwrap().rgb)
+    };
+    let (both, frames) = generate("a lake");
+    assert_eq!(generate("a lake"), (0, frames.clone()));
+    let (prompt_alone, others) = generate("a hill");
+    assert!(prompt_alone > 0 && 2 * prompt_alone == both && others != frames, "{prompt_alone} of {both}");
 }
 
 #[test]

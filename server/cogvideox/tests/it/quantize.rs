@@ -206,14 +206,20 @@ fn scales_that_are_missing_or_not_the_rows_own_are_found_by_looking_and_by_loadi
 }
 
 #[test]
+fn what_is_stored_is_known_before_loading() {
+    let origin = Golden::open("2b").dir;
+    assert_eq!(CogVideoXPipeline::stored_precision(&origin).unwrap(), Precision::Dense);
+    for (dtype, precision) in [(EightBitDtype::Int8, Precision::Int8), (EightBitDtype::Fp8, Precision::Fp8)] {
+        let folder = quantised(&origin, dtype);
+        assert_eq!(CogVideoXPipeline::stored_precision(folder.path()).unwrap(), precision);
+    }
+}
+
+#[test]
 fn another_precision_than_the_stored_one_is_refused_before_loading() {
     let folder = quantised(&Golden::open("2b").dir, EightBitDtype::Int8);
-    let options = GpuOptions {
-        placement: Placement::single(emulator()),
-        precision: Precision::Fp8,
-        plan: Some(MemoryPlan::RESIDENT),
-    };
-    let loaded = CogVideoXPipeline::load_on_gpu(folder.path(), DType::F16, &options);
+    let options = GpuOptions { placement: Placement::single(emulator()), precision: Precision::Fp8 };
+    let loaded = CogVideoXPipeline::load_on_gpu(folder.path(), DType::F16, &options, MemoryPlan::RESIDENT);
     let message = loaded.err().unwrap().to_string();
     let expected = "dtype: the weights are stored in int8: expected int8 or a wider one, found fp8";
     assert_eq!(message, expected);

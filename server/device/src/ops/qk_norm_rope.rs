@@ -7,10 +7,10 @@ use crate::{Dtype, Error, Result, Tensor};
 
 const OP: &str = "qk_norm_rope";
 const PLAIN: FloatKernels = float_kernels!("qk_norm_rope");
-const PAIRS: FloatKernels = float_kernels!("qk_norm_rope_64");
-const PAIRS_HEAD_DIM: usize = 64;
+/// The kernel for heads of 64, with fewer lanes to each and vectors of 16 bytes.
+const EIGHTS: FloatKernels = float_kernels!("qk_norm_rope_64");
+const EIGHTS_HEAD_DIM: usize = 64;
 const THREADS: u32 = 256;
-const LANES: usize = 32;
 
 kernel_args! {
     struct NormArgs {
@@ -23,7 +23,7 @@ kernel_args! {
         k: NormArgs,
         cos: Global,
         sin: Global,
-        items: u64,
+        items: u32,
         seq: u32,
         heads: u32,
         head_dim: u32,
@@ -73,26 +73,27 @@ pub fn in_place(qkv: &Tensor, op: &QkNormRope<'_>) -> Result<()> {
             return Err(Error::shape(OP, format!("positions turn pairs, found heads of {}", op.head_dim)));
         }
     }
-    let in_pairs = |tensor: &Tensor| tensor.address().is_multiple_of(2 * tensor.dtype().bytes() as u64);
+    let aligned = |tensor: &Tensor| tensor.address().is_multiple_of(16);
     let tables = op.rotary.map_or([qkv; 2], |(cos, sin)| [cos, sin]);
-    let fast = op.head_dim == PAIRS_HEAD_DIM && norms.into_iter().chain(tables).chain([qkv]).all(in_pairs);
-    let kernel = if fast { PAIRS } else { PLAIN }.of(OP, qkv.dtype())?;
+    let fast = op.head_dim == EIGHTS_HEAD_DIM && norms.into_iter().chain(tables).chain([qkv]).all(aligned);
+    let (kernels, lanes) = if fast { (EIGHTS, EIGHTS_HEAD_DIM / 8) } else { (PLAIN, 32) };
     let norm = |(weight, bias): (&Tensor, &Tensor)| NormArgs { weight: weight.global(), bias: bias.global() };
     let items = batch * seq * op.heads;
+    let too_many = |_| Error::shape(OP, format!("expected fewer than 2^32 heads of tokens, found {items}"));
     let args = QkNormRopeArgs {
         qkv: qkv.global(),
         q: norm(op.norm_q),
         k: norm(op.norm_k),
         cos: op.rotary.map_or(Global::ABSENT, |(cos, _)| cos.global()),
         sin: op.rotary.map_or(Global::ABSENT, |(_, sin)| sin.global()),
-        items: items as u64,
+        items: u32::try_from(items).map_err(too_many)?,
         seq: seq as u32,
         heads: op.heads as u32,
         head_dim: op.head_dim as u32,
         text_len: op.text_len as u32,
         eps: op.eps,
     };
-    qkv.device().launch(&Launch::over(kernel, items * LANES, THREADS), &args)
+    qkv.device().launch(&Launch::over(kernels.of(OP, qkv.dtype())?, items * lanes, THREADS), &args)
 }
 
 fn expect(qkv: &Tensor, tensor: &Tensor, dtype: Dtype, dims: &[usize]) -> Result<()> {

@@ -71,14 +71,18 @@ impl Product {
                 }
             })
             .collect();
-        // A sum in f32 of k products; GELU's slope of up to 1.13 widens the first of the two roundings.
-        // Hopper's tensor cores keep 14 bits or so of a sum of 8-bit floats.
-        let hardware = if kind == Some(EightBit::Fp8) { 2f64.powi(-10) } else { 0.0 };
-        let bound = 2.2 * half_unit(dtype) + k as f64 * half_unit(Dtype::F32) + hardware;
+        let bound = product_bound(dtype, k, kind);
         let found = Outcome::relative(&out.to_f32_vec()?, &expected, bound);
         let touched = all.slice(0, 8)?.to_f32_vec()?.iter().any(|x| *x != 0.0);
         Ok(if touched { Outcome { error: f64::INFINITY, bound } } else { found })
     }
+}
+
+/// Of products of `k` factors: a sum in f32, and GELU's slope of up to 1.13 widens the first of the two roundings.
+/// Hopper's tensor cores keep 14 bits or so of a sum of 8-bit floats.
+pub(super) fn product_bound(dtype: Dtype, k: usize, kind: Option<EightBit>) -> f64 {
+    let hardware = if kind == Some(EightBit::Fp8) { 2f64.powi(-10) } else { 0.0 };
+    2.2 * half_unit(dtype) + k as f64 * half_unit(Dtype::F32) + hardware
 }
 
 /// The numbers that a layer's weight stands for.
@@ -87,18 +91,19 @@ fn seen(dense: &[f32], k: usize, layer: &Linear) -> Result<Vec<f64>> {
         Weight::Dense(_) => Ok(dense.iter().map(|x| f64::from(*x)).collect()),
         Weight::Int8WeightOnly { values, scales }
         | Weight::Int8 { values, scales }
-        | Weight::Fp8 { values, scales } => scaled(values, scales, k),
+        | Weight::Fp8 { values, scales } => decoded(values, scales, k),
     }
 }
 
 /// Rows of a tensor after their way through 8 bits.
-fn read_back(x: &Tensor, kind: Option<EightBit>) -> Result<Vec<f64>> {
+pub(super) fn read_back(x: &Tensor, kind: Option<EightBit>) -> Result<Vec<f64>> {
     let dtype = if kind == Some(EightBit::Fp8) { Dtype::F8E4M3 } else { Dtype::I8 };
     let (values, scales) = quantize::rows_to_8bit(x, dtype)?;
-    scaled(&values, &scales, x.dims()[1])
+    decoded(&values, &scales, x.dims()[1])
 }
 
-fn scaled(values: &Tensor, scales: &Tensor, k: usize) -> Result<Vec<f64>> {
+/// Rows of `k` bytes with their scales.
+pub(super) fn decoded(values: &Tensor, scales: &Tensor, k: usize) -> Result<Vec<f64>> {
     let scales = scales.to_vec::<f32>()?;
     let decode = |byte: u8| if values.dtype() == Dtype::I8 { f64::from(byte as i8) } else { e4m3(byte) };
     let bytes = values.to_bytes()?;

@@ -1,7 +1,7 @@
 //! Every kernel against a plain reference in `f64`, on any device: CI runs it on the emulator, an operator on a GPU.
 //!
-//! A case draws its own inputs, runs an operation, and compares. Sizes are small and odd. Bounds follow from the
-//! formats: what is rounded once may be off by half a unit of its dtype.
+//! A case draws its own inputs, runs an operation, and compares. Sizes are small and odd, but for those of
+//! [`sampled_cases`]. Bounds follow from the formats: what is rounded once may be off by half a unit of its dtype.
 
 mod attention;
 mod conv;
@@ -16,9 +16,11 @@ mod patch;
 mod qk_norm_rope;
 mod quantize;
 mod random;
+mod sampled;
 mod t5;
 mod video;
 
+pub use self::sampled::{Sizes, sampled_cases};
 use crate::{Device, Result};
 
 type Run = dyn Fn(&Device) -> Result<Outcome>;

@@ -1,11 +1,12 @@
 //! Every operation on an emulated GPU against its reference, with blocks and threads in both orders.
 
-use device::{Capability, Device, Settings, selftest};
+use device::selftest::{self, Sizes};
+use device::{Capability, Device, Settings};
 
 fn run(reverse: bool) {
     let device = Device::emulator(Capability { major: 8, minor: 0 }, reverse, Settings::default());
     let mut failures = Vec::new();
-    for case in selftest::cases() {
+    for case in selftest::cases().into_iter().chain(selftest::sampled_cases(Sizes::SMALL)) {
         match case.run(&device) {
             Ok(outcome) if outcome.passed() => {}
             Ok(outcome) => {
