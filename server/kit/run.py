@@ -200,6 +200,7 @@ def bench(run, binary, device, preset, dtype, steps):
     for found in results:
         run.results["bench"].setdefault(preset, {}).update(found)
     assert results and status == 0, f"{len(results)} lines of JSON, {ended(status)}"
+    assert run.results["bench"][preset]["output_is_finite"], "measured, but what a step computed is not finite"
 
 
 def variant(run, binary, device, preset, options):
@@ -211,6 +212,7 @@ def variant(run, binary, device, preset, options):
         found.update(line)
     run.results["variants"].append({"preset": preset, "options": options, **found})
     assert "seconds_per_step" in found and status == 0, ended(status)
+    assert found["output_is_finite"], "measured, but what a step computed is not finite"
     return f"ok, {found['seconds_per_step']:.3f} s per step, {found['peak_bytes'] / 2**30:.1f} GiB"
 
 

@@ -41,7 +41,8 @@ def compared(preset, ours, peer):
         peaks = [line["peak_bytes"] / GIB for line in peer if line["field"] == field and "peak_bytes" in line]
         own = ours.get(label)
         yield f"  {label.replace('_bytes', ', GiB'):<35}{number(own and own / GIB):>9}{number(max(peaks, default=None)):>11}"
-    for field in ("tflops", "attention_tflops", "linear_tflops", "rest_share_of_step", "share_of_floor", "extrapolated_seconds_50_steps"):
+    for field in ("tflops", "attention_tflops", "linear_tflops", "rest_share_of_step", "share_of_floor", "extrapolated_seconds_50_steps",
+                  "whole_job_peak_bytes_counted"):
         if field in ours:
             yield f"  ours, {field}: {ours[field]}"
 

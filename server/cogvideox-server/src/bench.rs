@@ -183,13 +183,13 @@ impl Bench {
     }
 
     fn measure_transformer(&self, bench: &Measuring, stdout: &mut impl Write) -> anyhow::Result<()> {
-        let step = bench.transformer_step(self.steps)?;
+        let (step, is_finite) = bench.transformer_step(self.steps)?;
         let flops = bench.linear_flops() + bench.attention_flops();
         self.print(
             stdout,
             &json!({
                 "seconds_per_step": step.seconds, "tflops": flops / step.seconds / 1e12,
-                "peak_bytes": step.peak_bytes, "extrapolated_seconds_50_steps": step.seconds * STEPS,
+                "peak_bytes": step.peak_bytes, "output_is_finite": is_finite, "extrapolated_seconds_50_steps": step.seconds * STEPS,
             }),
         )?;
         let (attention, linear) = (bench.attention()?.seconds, bench.linear()?.seconds);

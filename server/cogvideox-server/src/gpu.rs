@@ -74,7 +74,7 @@ fn open_emulator(_settings: Settings) -> anyhow::Result<Device> {
     bail!("device emulator: this binary was built without it (cargo build --release --features emulator)")
 }
 
-/// All parts on one GPU; of two, the second has half of the guidance, as plans are made for the first.
+/// All parts on one GPU; of two, the second has half of the guidance.
 ///
 /// # Errors
 /// No GPU, or more than two.

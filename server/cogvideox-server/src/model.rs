@@ -10,7 +10,7 @@ use api::{FrameLattice, ModelCard, Size, StepRule};
 use candle_core::{DType, Device};
 use cogvideox::gpu::{ChosenPlan, GpuOptions, MemoryPlan, Precision};
 use cogvideox::scheduler::SchedulerKind;
-use cogvideox::{CogVideoXPipeline, ModelDescription};
+use cogvideox::{CogVideoXPipeline, ModelDescription, ModelForm};
 
 use crate::config::{self, DeviceSpec, Model, ModelPath, NamedModel};
 use crate::gpu;
@@ -128,17 +128,22 @@ impl ModelSource {
         }
     }
 
-    /// What it computes in, here.
-    fn dtype(&self) -> cogvideox::Result<config::DType> {
+    fn form(&self) -> cogvideox::Result<ModelForm> {
+        match &self.path {
+            ModelPath::Demo => Ok(ModelDescription::demo()?.form),
+            ModelPath::Folder(dir) => ModelForm::read(dir),
+        }
+    }
+
+    /// What a model of this form computes in, here.
+    fn dtype(&self, form: ModelForm) -> cogvideox::Result<config::DType> {
         Ok(match (self.dtype, self.device, &self.path) {
             (config::DType::Auto, DeviceSpec::Cpu, _) | (config::DType::Auto, _, ModelPath::Demo) => {
                 config::DType::F32
             }
             (config::DType::Auto, _, ModelPath::Folder(dir)) => {
                 match CogVideoXPipeline::stored_precision(dir)? {
-                    Precision::Dense if self.describe()?.form.half_dtype() == DType::F16 => {
-                        config::DType::F16
-                    }
+                    Precision::Dense if form.half_dtype() == DType::F16 => config::DType::F16,
                     Precision::Dense => config::DType::Bf16,
                     Precision::Fp8 => config::DType::Fp8,
                     Precision::Int8 | Precision::Int8WeightOnly => config::DType::Int8,
@@ -150,12 +155,13 @@ impl ModelSource {
 
     /// What tensors are in beside 8-bit weights, and the weights of the transformer's blocks.
     pub(crate) fn computing(&self) -> cogvideox::Result<(DType, Precision)> {
-        let dtype = self.dtype()?;
+        let form = self.form()?;
+        let dtype = self.dtype(form)?;
         let dense = match dtype {
             config::DType::F32 => DType::F32,
             config::DType::F16 => DType::F16,
             config::DType::Bf16 => DType::BF16,
-            _ => self.describe()?.form.half_dtype(),
+            _ => form.half_dtype(),
         };
         Ok((dense, gpu::precision(dtype)))
     }
@@ -196,7 +202,7 @@ impl ModelSource {
             id: self.id(),
             created: self.created(),
             owned_by: "cogvideox-server".to_owned(),
-            dtype: self.dtype()?.to_string(),
+            dtype: self.dtype(description.form)?.to_string(),
             supports_image: description.form.takes_image(),
             default_size: size,
             sizes: vec![size],
@@ -235,7 +241,8 @@ mod tests {
         let path = ModelPath::Folder(
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../cogvideox/tests/golden").join(form),
         );
-        ModelSource { path, dtype, device, memory_limit_bytes: None }.dtype().unwrap()
+        let source = ModelSource { path, dtype, device, memory_limit_bytes: None };
+        source.dtype(source.form().unwrap()).unwrap()
     }
 
     #[test]

@@ -4,10 +4,13 @@
 //! not the defaults of diffusers' call. Relies on the components' configurations; must not know how a request
 //! reached the process.
 
+use std::path::Path;
+
 use candle_core::Tensor;
 
 use crate::image::RgbImage;
 use crate::lora::LoraChoice;
+use crate::pipeline_config::PipelineIndex;
 use crate::scheduler::SchedulerKind;
 use crate::transformer::TransformerConfig;
 use crate::{Error, PipelineClass, Result};
@@ -78,6 +81,15 @@ impl ModelForm {
     /// All of them.
     pub const ALL: [Self; 5] =
         [Self::Cogvideox2b, Self::Cogvideox5b, Self::Cogvideox5bI2v, Self::Cogvideox15, Self::Cogvideox15I2v];
+
+    /// Of a pipeline's folder in diffusers' layout.
+    ///
+    /// # Errors
+    /// The file and the key that is not as the model needs it.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let index = PipelineIndex::read(dir)?;
+        Ok(Self::of(index.class, &TransformerConfig::load(&dir.join("transformer/config.json"))?))
+    }
 
     /// Told by the configuration, as no file names it.
     pub(crate) fn of(class: PipelineClass, config: &TransformerConfig) -> Self {

@@ -188,11 +188,14 @@ DEVICE void copy_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) 
 template <class T>
 DEVICE float rounded(float x) { return to_f32(from_f32<T>(x)); }
 
-// Sum and maximum over the 32 lanes of a warp, in every lane.
-DEVICE float warp_sum(float x) {
-  for (int mask = 16; mask > 0; mask >>= 1) x += shuffle_xor(x, mask);
+// Sum over each LANES neighbouring lanes of a warp, in every one of them.
+template <int LANES>
+DEVICE float lanes_sum(float x) {
+  for (int mask = LANES / 2; mask > 0; mask >>= 1) x += shuffle_xor(x, mask);
   return x;
 }
+// Sum and maximum over the 32 lanes of a warp, in every lane.
+DEVICE float warp_sum(float x) { return lanes_sum<32>(x); }
 DEVICE float warp_max(float x) {
   for (int mask = 16; mask > 0; mask >>= 1) x = fmaxf(x, shuffle_xor(x, mask));
   return x;

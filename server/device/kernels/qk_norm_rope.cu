@@ -100,12 +100,6 @@ namespace eights {
 
 const uint32_t D = 64, LANES = D / 8;
 
-// Over the lanes of a head, in each.
-DEVICE float head_sum(float x) {
-  for (int mask = LANES / 2; mask > 0; mask >>= 1) x += shuffle_xor(x, mask);
-  return x;
-}
-
 template <class T>
 DEVICE void normalise(float (&x)[8], const NormArgs& norm, float eps) {
   uint32_t first = threadIdx.x % LANES * 8;
@@ -114,12 +108,12 @@ DEVICE void normalise(float (&x)[8], const NormArgs& norm, float eps) {
   load_floats<8>(bias, norm.bias.as<const T>(), first);
   float sum = 0, squares = 0;
   UNROLL for (int n = 0; n < 8; n++) sum += x[n];
-  float mean = head_sum(sum) / float(D);
+  float mean = lanes_sum<LANES>(sum) / float(D);
   UNROLL for (int n = 0; n < 8; n++) {
     x[n] -= mean;
     squares += x[n] * x[n];
   }
-  float reciprocal = 1.0f / sqrtf(head_sum(squares) / float(D) + eps);
+  float reciprocal = 1.0f / sqrtf(lanes_sum<LANES>(squares) / float(D) + eps);
   UNROLL for (int n = 0; n < 8; n++) x[n] = rounded<T>(fmaf(x[n] * reciprocal, weight[n], bias[n]));
 }
 

@@ -10,7 +10,7 @@ use candle_core::DType;
 use cogvideox::gpu::bench::first_plan;
 use cogvideox::gpu::quality::{Quality, StepError, Subject};
 use cogvideox::gpu::{GpuOptions, Placement, Precision};
-use cogvideox::{CogVideoXPipeline, ModelDescription};
+use cogvideox::{CogVideoXPipeline, ModelForm};
 use device::Device;
 use serde_json::json;
 
@@ -62,7 +62,7 @@ impl Bench {
 
     fn subject(&self) -> anyhow::Result<(Subject<'_>, DType)> {
         if let Some(dir) = &self.model {
-            let dtype = ModelDescription::read(dir)?.form.half_dtype();
+            let dtype = ModelForm::read(dir)?.half_dtype();
             return Ok((Subject::Folder(dir), dtype));
         }
         let preset = self.preset()?;

@@ -16,10 +16,10 @@ use super::text_encoder::GpuTextEncoder;
 use super::transformer::GpuTransformer;
 use super::vae::GpuVae;
 use super::{Precision, Preset};
+use crate::Result;
 use crate::ops::is_finite;
 use crate::pipeline::{Autoencoder, Denoiser, TextEncoder};
 use crate::transformer::TransformerInput;
-use crate::{Error, Result};
 
 /// Runs of a lone operation that are timed together.
 const REPETITIONS: usize = 3;
@@ -54,11 +54,12 @@ pub struct Measured {
 }
 
 impl Bench {
-    /// One step of the transformer: both prompts of the guidance, the mean of `steps`.
+    /// One step of the transformer: both prompts of the guidance, the mean of `steps`; and whether what it computed is
+    /// finite.
     ///
     /// # Errors
-    /// The device's; [`Error::NanLatents`] if what it computed is not finite.
-    pub fn transformer_step(&self, steps: usize) -> Result<Measured> {
+    /// The device's.
+    pub fn transformer_step(&self, steps: usize) -> Result<(Measured, bool)> {
         let Configs { transformer: config, .. } = self.preset.configs();
         let Job { latents: [frames, height, width], text_tokens, num_inference_steps, .. } =
             self.preset.job();
@@ -82,10 +83,7 @@ impl Bench {
             predicted = Some(model.forward(&input, &mut || Ok(()))?);
             Ok(())
         })?;
-        match predicted {
-            Some(noise) if !is_finite(&noise)? => Err(Error::NanLatents { step: steps, steps }),
-            _ => Ok(measured),
-        }
+        Ok((measured, predicted.map_or(Ok(false), |noise| is_finite(&noise))?))
     }
 
     /// The attention of one step, alone.

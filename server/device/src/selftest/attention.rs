@@ -1,6 +1,6 @@
 //! Attention with the whole matrix of scores in `f64`: the plain kernel, T5's bias, tensor cores, known bounds.
 
-use super::{Case, FLOATS, Numbers, Outcome, half_unit, rounded};
+use super::{Case, FLOATS, Numbers, Outcome, dot, half_unit, rounded};
 use crate::ops::attention::{Attention, Heads};
 use crate::{Device, Dtype, Result, Tensor};
 
@@ -70,32 +70,22 @@ impl Inputs {
     }
 
     fn expected_head(&self, row: usize, head: usize) -> Vec<f64> {
-        let Shape { seq_q, seq_kv, head_dim, .. } = self.shape;
+        let Shape { seq_q, seq_kv, .. } = self.shape;
         let (batch, query) = (row / seq_q, row % seq_q);
         let q = self.shape.head(&self.q, row, head);
         let scores: Vec<f64> = (0..seq_kv)
             .map(|key| {
                 let k = self.shape.head(&self.k, batch * seq_kv + key, head);
-                let dot: f64 = q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
-                let score = dot * f64::from(self.scale);
+                let score = dot(q, k) * f64::from(self.scale);
                 let Some(bias) = &self.bias else { return score };
                 let bias = bias[head * (2 * seq_q - 1) + seq_q - 1 + key - query];
                 f64::from(rounded(rounded(score as f32, self.dtype) + bias, self.dtype))
             })
             .collect();
-        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let sum: f64 = scores.iter().map(|score| (score - max).exp()).sum();
-        let mut out = vec![0.0; head_dim];
-        for (key, score) in scores.iter().enumerate() {
-            let exact = (score - max).exp() / sum;
-            let weight =
-                if self.bias.is_some() { f64::from(rounded(exact as f32, self.dtype)) } else { exact };
-            let v = self.shape.head(&self.v, batch * seq_kv + key, head);
-            for (out, v) in out.iter_mut().zip(v) {
-                *out += weight * f64::from(*v);
-            }
-        }
-        out
+        let values = (0..seq_kv).map(|key| self.shape.head(&self.v, batch * seq_kv + key, head));
+        weighted(&scores, values, |weight| {
+            if self.bias.is_some() { f64::from(rounded(weight as f32, self.dtype)) } else { weight }
+        })
     }
 
     fn found(&self, device: &Device) -> Result<Vec<f32>> {
@@ -120,9 +110,26 @@ impl Inputs {
     }
 }
 
+/// The sum of values by the softmax of their scores, whose weights go through `round`.
+pub(super) fn weighted<'a>(
+    scores: &[f64],
+    values: impl Iterator<Item = &'a [f32]>,
+    round: impl Fn(f64) -> f64,
+) -> Vec<f64> {
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = scores.iter().map(|score| (score - max).exp()).sum();
+    let mut out = Vec::new();
+    for (score, v) in scores.iter().zip(values) {
+        let weight = round((score - max).exp() / sum);
+        out.resize(v.len(), 0.0);
+        out.iter_mut().zip(v).for_each(|(out, v)| *out += weight * f64::from(*v));
+    }
+    out
+}
+
 /// Weights and result are each rounded once, and what values cancel counts relative to what is left of them. In f32
 /// the scores, up to 20 here, are as far off as their last place, and the weights by that factor.
-fn tolerance(dtype: Dtype) -> f64 {
+pub(super) fn tolerance(dtype: Dtype) -> f64 {
     if dtype == Dtype::F32 { 32.0 * half_unit(dtype) } else { 2.0 * half_unit(dtype) }
 }
 

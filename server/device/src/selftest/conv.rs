@@ -1,6 +1,6 @@
 //! Every convolution kernel and window against a sum in `f64`.
 
-use super::{Case, FLOATS, Numbers, Outcome, half_unit, rounded};
+use super::{Case, FLOATS, Numbers, Outcome, dot, half_unit, rounded};
 use crate::ops::conv::{Conv3d, Window};
 use crate::{Device, Dtype, Result, Tensor};
 
@@ -58,29 +58,36 @@ fn compare(device: &Device, shape: Shape, window: Window, dtype: Dtype, extras: 
     let out = if extras { conv.forward(&input, window, Some(&residual))? } else { unbiased };
 
     let [_, out_height, out_width, _] = out.dims_n::<4>("reference")?;
-    let enlarged = usize::from(window.enlarged);
     let mut expected = Vec::with_capacity(out.len());
     for (index, residual) in r.iter().enumerate() {
         let (o, pixel) = (index % outs, index / outs);
-        let (ox, oy, ot) =
-            (pixel % out_width, pixel / out_width % out_height, pixel / out_width / out_height);
+        let at = [pixel / out_width / out_height, pixel / out_width % out_height, pixel % out_width];
         let mut sum = if extras { f64::from(b[o]) } else { 0.0 };
-        for tap in 0..kt * kh * kw {
-            let (dt, dy, dx) = (tap / kw / kh, tap / kw % kh, tap % kw);
-            let y = (oy * window.stride + dy).wrapping_sub(window.padding[0][0]) >> enlarged;
-            let x_at = (ox * window.stride + dx).wrapping_sub(window.padding[1][0]) >> enlarged;
-            if y >= height || x_at >= width {
-                continue;
-            }
-            let from = (((ot + dt) * height + y) * width + x_at) * channels;
+        for (tap, from) in taps(shape.kernel, window, [height, width], at) {
             let weights = (o * kt * kh * kw + tap) * channels;
-            let products =
-                x[from..][..channels].iter().zip(&w[weights..]).map(|(x, w)| f64::from(*x) * f64::from(*w));
-            sum += products.sum::<f64>();
+            sum += dot(&x[from * channels..][..channels], &w[weights..][..channels]);
         }
         let sum = rounded(sum as f32, dtype);
         expected.push(if extras { rounded(sum + residual, dtype) } else { sum });
     }
     // A sum in `f32` loses a little before it is rounded.
     Ok(Outcome::same_roundings(&out.to_f32_vec()?, &expected, dtype, 2.0 * half_unit(dtype) + 1e-6))
+}
+
+/// Taps of a kernel for the output pixel `at` (frame, row, column), each with the pixel of an input of this height and
+/// width that it meets; none where it meets padding.
+pub(super) fn taps(
+    [kt, kh, kw]: [usize; 3],
+    window: Window,
+    [height, width]: [usize; 2],
+    [frame, row, column]: [usize; 3],
+) -> impl Iterator<Item = (usize, usize)> {
+    let along = move |axis: usize, at: usize, tap: usize| {
+        (at * window.stride + tap).wrapping_sub(window.padding[axis][0]) >> usize::from(window.enlarged)
+    };
+    (0..kt * kh * kw).filter_map(move |tap| {
+        let (y, x) = (along(0, row, tap / kw % kh), along(1, column, tap % kw));
+        let inside = y < height && x < width;
+        inside.then(|| (tap, ((frame + tap / kw / kh) * height + y) * width + x))
+    })
 }

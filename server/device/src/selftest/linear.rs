@@ -1,7 +1,7 @@
 //! `ops::linear`: every kind of weight, every dtype, on sizes for the plain kernels and for the tensor cores'.
 
 use super::elementwise::gelu_tanh_f64;
-use super::{Case, FLOATS, Numbers, Outcome, half_unit, rounded};
+use super::{Case, FLOATS, Numbers, Outcome, dot, half_unit, rounded};
 use crate::ops::linear::{Activation, EightBit, Linear, Weight};
 use crate::ops::quantize;
 use crate::{Device, Dtype, Result, Tensor};
@@ -62,19 +62,23 @@ impl Product {
         };
         let expected: Vec<f64> = (0..m * n)
             .map(|i| {
-                let (x, weight) = (&x[i / n * k..][..k], &weight[i % n * k..][..k]);
-                let sum: f64 = x.iter().zip(weight).map(|(x, w)| x * w).sum();
+                let sum = dot(&x[i / n * k..][..k], &weight[i % n * k..][..k]);
                 let sum = if biased { sum + f64::from(bias[i % n]) } else { sum };
-                match activation {
-                    Activation::Identity => sum,
-                    Activation::GeluTanh => gelu_tanh_f64(f64::from(rounded(sum as f32, dtype))),
-                }
+                activated(sum, activation, dtype)
             })
             .collect();
         let bound = product_bound(dtype, k, kind);
         let found = Outcome::relative(&out.to_f32_vec()?, &expected, bound);
         let touched = all.slice(0, 8)?.to_f32_vec()?.iter().any(|x| *x != 0.0);
         Ok(if touched { Outcome { error: f64::INFINITY, bound } } else { found })
+    }
+}
+
+/// What an activation, which reads rounded sums, makes of a sum.
+pub(super) fn activated(sum: f64, activation: Activation, dtype: Dtype) -> f64 {
+    match activation {
+        Activation::Identity => sum,
+        Activation::GeluTanh => gelu_tanh_f64(f64::from(rounded(sum as f32, dtype))),
     }
 }
 

@@ -153,6 +153,11 @@ pub(crate) fn half_unit(dtype: crate::Dtype) -> f64 {
 /// The dtypes that most operations run in.
 pub(crate) const FLOATS: [crate::Dtype; 3] = [crate::Dtype::F32, crate::Dtype::F16, crate::Dtype::Bf16];
 
+/// The sum of products.
+pub(crate) fn dot<T: Copy + Into<f64>>(a: &[T], b: &[T]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (*a).into() * (*b).into()).sum()
+}
+
 /// Reproducible values in -1 to 1, for inputs.
 pub(crate) struct Numbers(u64);
 

@@ -3,9 +3,10 @@
 //! What tiles, schedules and indices do at real sizes, no small case shows; a whole reference would take hours. Inputs
 //! are drawn on the device, and of inputs and results only what a sample needs is read back.
 
-use super::elementwise::gelu_tanh_f64;
-use super::linear::{decoded, product_bound, read_back};
-use super::{Case, Outcome, half_unit, rounded};
+use super::attention::{tolerance, weighted};
+use super::conv::taps;
+use super::linear::{activated, decoded, product_bound, read_back};
+use super::{Case, Outcome, dot};
 use crate::ops::attention::{Attention, Heads};
 use crate::ops::conv::{Conv3d, Window};
 use crate::ops::linear::{Activation, EightBit, Linear, Weight};
@@ -73,13 +74,12 @@ fn samples(n: usize) -> impl Iterator<Item = usize> + Clone {
 }
 
 /// `count` elements of a tensor from `first` on, in order of memory.
-fn elements(tensor: &Tensor, first: usize, count: usize) -> Result<Vec<f64>> {
-    let part = tensor.view(first * tensor.dtype().bytes(), &[count], tensor.dtype())?;
-    Ok(part.to_f32_vec()?.into_iter().map(f64::from).collect())
+fn elements(tensor: &Tensor, first: usize, count: usize) -> Result<Vec<f32>> {
+    tensor.view(first * tensor.dtype().bytes(), &[count], tensor.dtype())?.to_f32_vec()
 }
 
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
+fn widened(values: Vec<f32>) -> Vec<f64> {
+    values.into_iter().map(f64::from).collect()
 }
 
 fn attention(
@@ -105,32 +105,14 @@ fn attention(
             };
             for query in samples(tokens) {
                 let q = &rows[query * width + head * head_dim..][..head_dim];
-                expected.extend(attended(q, vectors(1), vectors(2), scale));
+                let scores: Vec<f64> = vectors(1).map(|k| dot(q, k) * f64::from(scale)).collect();
+                expected.extend(weighted(&scores, vectors(2), |weight| weight));
                 let first = (sample * tokens + query) * heads + head;
-                found.extend(elements(&out, first * head_dim, head_dim)?.into_iter().map(|x| x as f32));
+                found.extend(elements(&out, first * head_dim, head_dim)?);
             }
         }
     }
-    Ok(Outcome::relative(&found, &expected, 2.0 * half_unit(dtype)))
-}
-
-/// What a query makes of keys and values.
-fn attended<'a>(
-    q: &[f32],
-    keys: impl Iterator<Item = &'a [f32]>,
-    values: impl Iterator<Item = &'a [f32]>,
-    scale: f32,
-) -> Vec<f64> {
-    let score = |k: &[f32]| q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>();
-    let scores: Vec<f64> = keys.map(|k| score(k) * f64::from(scale)).collect();
-    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let (mut out, mut sum) = (vec![0.0; q.len()], 0.0);
-    for (score, v) in scores.into_iter().zip(values) {
-        let weight = (score - max).exp();
-        sum += weight;
-        out.iter_mut().zip(v).for_each(|(out, v)| *out += weight * f64::from(*v));
-    }
-    out.into_iter().map(|out| out / sum).collect()
+    Ok(Outcome::relative(&found, &expected, tolerance(dtype)))
 }
 
 #[derive(Clone, Copy)]
@@ -159,15 +141,11 @@ impl Product {
         for row in samples(m) {
             let x = match kind {
                 Some(EightBit::Int8 | EightBit::Fp8) => read_back(&x.slice(row, 1)?, kind)?,
-                _ => elements(&x, row * k, k)?,
+                _ => widened(elements(&x, row * k, k)?),
             };
             for (column, weight, bias) in &columns {
-                let sum = dot(&x, weight) + bias[0];
-                expected.push(match activation {
-                    Activation::Identity => sum,
-                    Activation::GeluTanh => gelu_tanh_f64(f64::from(rounded(sum as f32, dtype))),
-                });
-                found.extend(elements(&out, row * n + column, 1)?.into_iter().map(|x| x as f32));
+                expected.push(activated(dot(&x, weight) + f64::from(bias[0]), activation, dtype));
+                found.extend(elements(&out, row * n + column, 1)?);
             }
         }
         Ok(Outcome::relative(&found, &expected, product_bound(dtype, k, kind)))
@@ -177,7 +155,9 @@ impl Product {
 /// The numbers that an output's weights stand for.
 fn weight_row(layer: &Linear, row: usize) -> Result<Vec<f64>> {
     match layer.weight() {
-        Weight::Dense(weight) => elements(weight, row * layer.in_features(), layer.in_features()),
+        Weight::Dense(weight) => {
+            Ok(widened(elements(weight, row * layer.in_features(), layer.in_features())?))
+        }
         Weight::Int8WeightOnly { values, scales }
         | Weight::Int8 { values, scales }
         | Weight::Fp8 { values, scales } => {
@@ -199,8 +179,8 @@ fn convolution(device: &Device, sizes: Sizes, outs: usize, dtype: Dtype) -> Resu
         .zip(samples(height))
         .flat_map(|(frame, row)| samples(width).map(move |column| (frame, row, column)))
     {
-        let mut sums = bias.clone();
-        for (tap, at) in taps([frame, row, column], [height, width]) {
+        let mut sums = widened(bias.clone());
+        for (tap, at) in taps([3; 3], Window::SAME, [height, width], [frame, row, column]) {
             let pixel = elements(&input, at * channels, channels)?;
             for (sum, weight) in sums.iter_mut().zip(weight.chunks_exact(27 * channels)) {
                 *sum += dot(&pixel, &weight[tap * channels..][..channels]);
@@ -208,19 +188,7 @@ fn convolution(device: &Device, sizes: Sizes, outs: usize, dtype: Dtype) -> Resu
         }
         expected.extend(sums);
         let first = ((frame * height + row) * width + column) * outs;
-        found.extend(elements(&out, first, outs)?.into_iter().map(|x| x as f32));
+        found.extend(elements(&out, first, outs)?);
     }
     Ok(Outcome::relative(&found, &expected, product_bound(dtype, 27 * channels, None)))
-}
-
-/// Of a window of 3 x 3 x 3 that ends with a pixel's own frame, two frames on: taps, and the pixels that they meet.
-fn taps(
-    [frame, row, column]: [usize; 3],
-    [height, width]: [usize; 2],
-) -> impl Iterator<Item = (usize, usize)> {
-    (0..27).filter_map(move |tap| {
-        let (row, column) = ((row + tap / 3 % 3).checked_sub(1)?, (column + tap % 3).checked_sub(1)?);
-        let inside = row < height && column < width;
-        inside.then_some((tap, ((frame + tap / 9) * height + row) * width + column))
-    })
 }
