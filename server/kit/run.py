@@ -61,7 +61,7 @@ class Run:
         self.out, self.begin = out, time.monotonic()
         out.mkdir(parents=True, exist_ok=True)
         self.log = open(out / "log.txt", "w")
-        self.results = {"stages": [], "goldens": [], "kernels": [], "bench": {}, "variants": [], "quality": {}, "peer": {}}
+        self.results = {"stages": [], "goldens": [], "kernels": [], "bench": {}, "variants": [], "loading": {}, "quality": {}, "peer": {}}
 
     def left(self):
         return TOTAL_SECONDS - (time.monotonic() - self.begin)
@@ -216,6 +216,16 @@ def variant(run, binary, device, preset, options):
     return f"ok, {found['seconds_per_step']:.3f} s per step, {found['peak_bytes'] / 2**30:.1f} GiB"
 
 
+def loading(run, binary, device):
+    """From this machine's disk; the share is of the slower of disk and bus."""
+    lines, status = run.command([binary, "bench", "--preset", "5b", "--random-weights", "--stages", "load", "--device", device, "--json"])
+    for line in objects(lines):
+        run.results["loading"].update({name: value for name, value in line.items() if name.endswith(("_second", "_slower", "_bus"))})
+    found = run.results["loading"]
+    assert found and status == 0, ended(status)
+    return f"ok, {found['loading_gb_per_second']:.1f} GB/s, {100 * found['loading_share_of_the_slower']:.0f} % of the slower of disk and bus"
+
+
 def quality(run, binary, device, preset, dtype):
     lines, status = run.command([binary, "bench", "--quality", "--preset", preset, "--random-weights", "--dtype", dtype,
                                  "--steps", QUALITY_STEPS, "--device", device, "--json"])
@@ -270,6 +280,7 @@ def stages(run, options, folder):
     run.stage("own kernels against references", 45, lambda: kernels(run, binary, options.device, "--own-kernels"))
     run.stage("own kernels at real sizes, sampled", 60, lambda: kernels(run, binary, options.device, "--own-kernels", "--real-sizes"))
     run.stage("goldens", 60, lambda: goldens(run, binary, options.device))
+    run.stage("loading", 60, lambda: loading(run, binary, options.device))
     for preset, how in VARIANTS:
         run.stage(f"{preset} {' '.join(how)}", 40, lambda: variant(run, binary, options.device, preset, how))
     for preset, dtype in QUALITIES:

@@ -19,6 +19,7 @@ def table(results):
     wrong = [case for case in results["kernels"] if not case["passed"]]
     lines += [f"  kernel {case['name']}: {case.get('error')}, bound {case.get('bound')}" for case in wrong]
     lines += ["", *(f"library: {note}" for note in results.get("libraries", []))]
+    lines += [f"{name}: {value:.3f}" for name, value in results.get("loading", {}).items()]
     for preset in sorted(results["bench"].keys() | results["peer"].keys()):
         lines += ["", *compared(preset, results["bench"].get(preset, {}), results["peer"].get(preset, []))]
     return "\n".join(lines) + "\n"

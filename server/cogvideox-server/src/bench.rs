@@ -14,8 +14,8 @@ use std::str::FromStr;
 use anyhow::{Context, bail};
 use candle_core::DType;
 use clap::{Args, ValueEnum};
-use cogvideox::gpu::bench::{Bench as Measuring, first_plan, plan_peaks};
-use cogvideox::gpu::{ChosenPlan, Precision, Preset};
+use cogvideox::gpu::bench::{Bench as Measuring, Loading, first_plan, loading, plan_needs};
+use cogvideox::gpu::{ChosenPlan, FreeMemory, Needs, Placement, Precision, Preset};
 use device::{Capability, Device, Settings};
 use serde_json::json;
 
@@ -25,8 +25,8 @@ use crate::gpu::{self, DeviceName};
 
 /// Steps of the published videos.
 const STEPS: f64 = 50.0;
-/// Plans are counted for this capability: an H100's.
-const PLANNED: Capability = Capability { major: 9, minor: 0 };
+/// More than any GPU has.
+const BOUNDLESS_BYTES: usize = 1 << 46;
 
 /// A part of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -37,6 +37,8 @@ enum Stage {
     Vae,
     /// The encoding of both prompts.
     Text,
+    /// Reading weights from a disk; only where it is asked for, as it writes a file.
+    Load,
 }
 
 /// What matrix products, attention and convolutions are computed by.
@@ -90,10 +92,16 @@ pub struct Bench {
     /// The GPU's memory that may be used, as in 8GiB.
     #[arg(long, value_name = "SIZE")]
     memory_limit: Option<config::MemoryLimit>,
-    /// What is measured; everything if not given.
+    /// What is measured; everything but load if not given.
     #[arg(long, value_delimiter = ',')]
     stages: Vec<Stage>,
-    /// cuda or cuda:N; plan, to count the memory of every plan; emulator in a program built with it.
+    /// Of the file that --stages load writes, in --scratch.
+    #[arg(long, value_name = "SIZE", default_value = "4GiB")]
+    load_size: config::MemoryLimit,
+    /// A folder on the disk that models come from, for --stages load; the system's for temporary files if not given.
+    #[arg(long, value_name = "DIR")]
+    scratch: Option<PathBuf>,
+    /// cuda or cuda:N; plan, to count the memory of every plan, or of the first within --memory-limit; emulator in a program built with it.
     #[arg(long, value_name = "DEVICE", default_value = "cuda")]
     device: Target,
     /// Whose algorithms are measured.
@@ -113,6 +121,9 @@ impl Bench {
         let precision = self.dtype.map_or(Precision::Dense, gpu::precision);
         match self.device {
             Target::Plan if self.quality => bail!("--quality: nothing is computed on the device plan"),
+            Target::Plan if !self.stages.is_empty() || self.algorithms != Algorithms::Proposed => {
+                bail!("--stages, --algorithms: nothing is computed on the device plan")
+            }
             Target::On(name) if self.quality => self.compare(name, precision, stdout),
             Target::Plan => self.print_plans(precision, stdout),
             Target::On(name) => self.measure(name, precision, stdout),
@@ -134,11 +145,31 @@ impl Bench {
 
     fn print_plans(&self, precision: Precision, stdout: &mut impl Write) -> anyhow::Result<()> {
         let preset = self.preset()?;
-        for (plan, peak_bytes) in plan_peaks(preset, self.dtype(preset), precision, PLANNED)? {
+        // An H100's capability decides between kernels.
+        let device = Device::planner(Capability::HOPPER, BOUNDLESS_BYTES, Settings::default());
+        let dtype = self.dtype(preset);
+        let plans = match self.memory_limit_bytes() {
+            None => plan_needs(preset, dtype, precision, &device)?,
+            Some(limit_bytes) => {
+                // This machine's own memory is not that of the one planned for.
+                let free = FreeMemory { devices_bytes: vec![limit_bytes], host_bytes: None };
+                let ChosenPlan { plan, devices, host } =
+                    first_plan(preset, dtype, precision, &device, &free)?;
+                let peak_bytes = devices.iter().map(|memory| memory.peak_bytes).collect();
+                vec![(plan, Needs { peak_bytes, host_bytes: host.peak_bytes })]
+            }
+        };
+        for (plan, Needs { peak_bytes, host_bytes }) in plans {
+            let peak_bytes = peak_bytes.into_iter().max().unwrap_or(0);
             if self.json {
-                writeln!(stdout, "{}", json!({ "plan": plan.to_string(), "peak_bytes": peak_bytes }))?;
+                let plan = plan.to_string();
+                writeln!(
+                    stdout,
+                    "{}",
+                    json!({ "plan": plan, "peak_bytes": peak_bytes, "host_bytes": host_bytes })
+                )?;
             } else {
-                writeln!(stdout, "{:>8} MiB  {plan}", peak_bytes >> 20)?;
+                writeln!(stdout, "{:>8} MiB, host {:>5} MiB  {plan}", peak_bytes >> 20, host_bytes >> 20)?;
             }
         }
         Ok(())
@@ -147,16 +178,20 @@ impl Bench {
     fn measure(&self, name: DeviceName, precision: Precision, stdout: &mut impl Write) -> anyhow::Result<()> {
         let preset = self.preset()?;
         let (dtype, device) = (self.dtype(preset), self.open(name)?);
-        let ChosenPlan { plan, peak_bytes, .. } = first_plan(preset, dtype, precision, &device)?;
+        let free = FreeMemory::now(&Placement::single(device.clone()))?;
+        let ChosenPlan { plan, devices, .. } = first_plan(preset, dtype, precision, &device, &free)?;
         let name = device.name().to_owned();
         self.print(
             stdout,
             &json!({
                 "preset": preset.name(), "dtype": dtype.as_str(), "precision": format!("{precision:?}"),
                 "device": name, "libraries": device.library_notes(), "plan": plan.to_string(),
-                "whole_job_peak_bytes_counted": peak_bytes,
+                "whole_job_peak_bytes_counted": devices.iter().map(|memory| memory.peak_bytes).max(),
             }),
         )?;
+        if self.stages.contains(&Stage::Load) {
+            self.measure_loading(&device, stdout)?;
+        }
         let bench = Measuring { preset, dtype, precision, plan, device };
         if self.wants(Stage::Text) {
             let text = bench.text_encode()?;
@@ -176,10 +211,14 @@ impl Bench {
     }
 
     fn open(&self, name: DeviceName) -> anyhow::Result<Device> {
-        let memory_limit_bytes = self.memory_limit.map(|limit| (limit.mib as usize) << 20);
         let measured_algorithms = self.algorithms == Algorithms::Measured;
         let own_kernels = self.algorithms == Algorithms::Own;
+        let memory_limit_bytes = self.memory_limit_bytes();
         gpu::open_named(name, Settings { memory_limit_bytes, measured_algorithms, own_kernels })
+    }
+
+    fn memory_limit_bytes(&self) -> Option<usize> {
+        self.memory_limit.map(|limit| (limit.mib as usize) << 20)
     }
 
     fn measure_transformer(&self, bench: &Measuring, stdout: &mut impl Write) -> anyhow::Result<()> {
@@ -210,6 +249,21 @@ impl Bench {
             )?;
         }
         Ok(())
+    }
+
+    fn measure_loading(&self, device: &Device, stdout: &mut impl Write) -> anyhow::Result<()> {
+        let scratch = self.scratch.clone().unwrap_or_else(std::env::temp_dir);
+        let Loading { disk, bus, loading, loading_cached } =
+            loading(device, &scratch, (self.load_size.mib as usize) << 20)?;
+        self.print(
+            stdout,
+            &json!({
+                "disk_gb_per_second": disk / 1e9, "bus_gb_per_second": bus / 1e9,
+                "loading_gb_per_second": loading / 1e9, "loading_share_of_the_slower": loading / disk.min(bus),
+                "loading_cached_gb_per_second": loading_cached / 1e9,
+                "loading_cached_share_of_bus": loading_cached / bus,
+            }),
+        )
     }
 
     fn wants(&self, stage: Stage) -> bool {

@@ -17,7 +17,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub use device::DeviceSpec;
+pub use device::{DeviceSpec, PartDevice};
 pub use sections::*;
 
 use crate::telemetry;
@@ -112,6 +112,16 @@ impl Config {
         }
         if self.model.device.is_empty() {
             return Err(layers.invalid("model.device", "expected at least one device, found none".to_owned()));
+        }
+        for (key, part) in [
+            ("model.text_encoder_device", self.model.text_encoder_device),
+            ("model.vae_device", self.model.vae_device),
+        ] {
+            if part.0.is_some() && self.model.device.contains(&DeviceSpec::Cpu) {
+                let found = String::from(part);
+                return Err(layers
+                    .invalid(key, format!("expected nothing beside model.device = cpu, found {found:?}")));
+            }
         }
         if let Err(error) = telemetry::event_filter(&self.log.filter) {
             return Err(layers.invalid("log.filter", error.to_string()));

@@ -67,7 +67,7 @@ impl Convert {
             vae_config: self.vae_config.clone(),
             dtype,
         };
-        new_folder::write(&self.output, |unfinished| conversion.write(unfinished))?;
+        new_folder::write(&self.output, |unfinished, report| conversion.write(unfinished, report))?;
         writeln!(stdout, "{}", self.output.display())?;
         Ok(())
     }

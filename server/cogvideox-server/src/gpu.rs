@@ -2,25 +2,50 @@
 //!
 //! The one place that knows whether this program was built for GPUs. Must not know models.
 
+use std::collections::{BTreeMap, btree_map::Entry};
 use std::str::FromStr;
 
+#[cfg(not(all(feature = "cuda", feature = "emulator")))]
 use anyhow::bail;
 use cogvideox::gpu::{Placement, Precision};
 use device::{Device, Settings};
 
-use crate::config::{DType, DeviceSpec};
+use crate::config::{DType, DeviceSpec, PartDevice};
 
-/// The GPUs of a name; none for the processor.
+/// Parts that lie on other GPUs than the transformer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PartDevices {
+    pub(crate) text_encoder: PartDevice,
+    pub(crate) vae: PartDevice,
+}
+
+/// A model's parts on the GPUs of a name; none on the processor.
 ///
 /// # Errors
 /// A program built without CUDA, a machine without its driver or without that GPU.
-pub(crate) fn open(device: DeviceSpec, settings: Settings) -> anyhow::Result<Vec<Device>> {
+pub(crate) fn open(
+    device: DeviceSpec,
+    parts: PartDevices,
+    settings: Settings,
+) -> anyhow::Result<Option<Placement>> {
     let numbers = match device {
-        DeviceSpec::Cpu => Vec::new(),
+        DeviceSpec::Cpu => return Ok(None),
         DeviceSpec::Cuda(number) => vec![number],
         DeviceSpec::CudaPair(numbers) => numbers.to_vec(),
     };
-    numbers.into_iter().map(|number| open_one(number, settings)).collect()
+    let mut open = BTreeMap::new();
+    let mut gpu = |number| {
+        if let Entry::Vacant(place) = open.entry(number) {
+            place.insert(open_one(number, settings)?);
+        }
+        anyhow::Ok(open[&number].clone())
+    };
+    // Of two the second has half of the guidance.
+    Ok(Some(Placement {
+        transformer: numbers.iter().map(|number| gpu(*number)).collect::<anyhow::Result<_>>()?,
+        text_encoder: gpu(parts.text_encoder.0.unwrap_or(numbers[0]))?,
+        vae: gpu(parts.vae.0.unwrap_or(numbers[0]))?,
+    }))
 }
 
 #[cfg(feature = "cuda")]
@@ -72,19 +97,6 @@ fn open_emulator(settings: Settings) -> anyhow::Result<Device> {
 #[cfg(not(feature = "emulator"))]
 fn open_emulator(_settings: Settings) -> anyhow::Result<Device> {
     bail!("device emulator: this binary was built without it (cargo build --release --features emulator)")
-}
-
-/// All parts on one GPU; of two, the second has half of the guidance.
-///
-/// # Errors
-/// No GPU, or more than two.
-pub(crate) fn placement(gpus: &[Device]) -> anyhow::Result<Placement> {
-    match gpus {
-        [first] | [first, _] => {
-            Ok(Placement { transformer: gpus.to_vec(), ..Placement::single(first.clone()) })
-        }
-        _ => bail!("device: expected one GPU or two for a video, found {}", gpus.len()),
-    }
 }
 
 /// Of the weights of the transformer's blocks.

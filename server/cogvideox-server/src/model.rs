@@ -8,12 +8,12 @@ use std::time::UNIX_EPOCH;
 use anyhow::bail;
 use api::{FrameLattice, ModelCard, Size, StepRule};
 use candle_core::{DType, Device};
-use cogvideox::gpu::{ChosenPlan, GpuOptions, MemoryPlan, Precision};
+use cogvideox::gpu::{ChosenPlan, GpuOptions, MemoryPlan, Placement, Precision};
 use cogvideox::scheduler::SchedulerKind;
 use cogvideox::{CogVideoXPipeline, ModelDescription, ModelForm};
 
 use crate::config::{self, DeviceSpec, Model, ModelPath, NamedModel};
-use crate::gpu;
+use crate::gpu::{self, PartDevices};
 use crate::model_files::folder_name;
 
 /// What a user of the demo model must know.
@@ -32,7 +32,9 @@ pub(crate) struct ModelSource {
     dtype: config::DType,
     /// Where it computes.
     pub(crate) device: DeviceSpec,
-    /// Of a GPU's memory.
+    /// Where some of it computes instead, of a GPU.
+    pub(crate) part_devices: PartDevices,
+    /// Of each GPU's memory.
     pub(crate) memory_limit_bytes: Option<usize>,
 }
 
@@ -40,8 +42,8 @@ pub(crate) struct ModelSource {
 pub(crate) struct Loaded {
     pub(crate) pipeline: CogVideoXPipeline,
     /// None on the processor.
-    pub(crate) gpus: Vec<device::Device>,
-    /// How the GPU's memory is used.
+    pub(crate) gpus: Option<Placement>,
+    /// How the GPUs' memory is used.
     pub(crate) memory: Option<ChosenPlan>,
 }
 
@@ -54,6 +56,7 @@ impl ModelSource {
             path: model.path.clone(),
             dtype: model.dtype,
             device,
+            part_devices: PartDevices { text_encoder: model.text_encoder_device, vae: model.vae_device },
             memory_limit_bytes: (limit_mib > 0).then_some(limit_mib << 20),
         }
     }
@@ -85,15 +88,22 @@ impl ModelSource {
     /// # Errors
     /// A device that this binary cannot use; the file or tensor that is not as the model needs it.
     pub(crate) fn load(&self) -> anyhow::Result<Loaded> {
-        let settings = device::Settings { memory_limit_bytes: self.memory_limit_bytes, ..Default::default() };
-        let gpus = gpu::open(self.device, settings)?;
-        if gpus.is_empty() {
-            return Ok(Loaded { pipeline: self.load_on_cpu()?, gpus, memory: None });
-        }
+        let Some(placement) = self.open_gpus()? else {
+            return Ok(Loaded { pipeline: self.load_on_cpu()?, gpus: None, memory: None });
+        };
         let (dir, (dtype, precision)) = (self.gpu_folder()?, self.computing()?);
-        let options = GpuOptions { placement: gpu::placement(&gpus)?, precision };
+        let options = GpuOptions { placement, precision };
         let (pipeline, memory) = CogVideoXPipeline::load_where_it_fits(dir, dtype, &options)?;
-        Ok(Loaded { pipeline, gpus, memory: Some(memory) })
+        Ok(Loaded { pipeline, gpus: Some(options.placement), memory: Some(memory) })
+    }
+
+    /// The GPUs that it computes on; none on the processor.
+    ///
+    /// # Errors
+    /// A device that this binary cannot use.
+    pub(crate) fn open_gpus(&self) -> anyhow::Result<Option<Placement>> {
+        let settings = device::Settings { memory_limit_bytes: self.memory_limit_bytes, ..Default::default() };
+        gpu::open(self.device, self.part_devices, settings)
     }
 
     fn load_on_cpu(&self) -> anyhow::Result<CogVideoXPipeline> {
@@ -113,11 +123,11 @@ impl ModelSource {
     /// Those of [`ModelSource::load`].
     pub(crate) fn load_again(
         &self,
-        gpus: &[device::Device],
+        placement: Placement,
         plan: MemoryPlan,
     ) -> anyhow::Result<CogVideoXPipeline> {
         let (dtype, precision) = self.computing()?;
-        let options = GpuOptions { placement: gpu::placement(gpus)?, precision };
+        let options = GpuOptions { placement, precision };
         Ok(CogVideoXPipeline::load_on_gpu(self.gpu_folder()?, dtype, &options, plan)?)
     }
 
@@ -236,12 +246,14 @@ fn frame_lattice(counts: &[usize]) -> FrameLattice {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::PartDevice;
 
     fn dtype(form: &str, dtype: config::DType, device: DeviceSpec) -> config::DType {
         let path = ModelPath::Folder(
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../cogvideox/tests/golden").join(form),
         );
-        let source = ModelSource { path, dtype, device, memory_limit_bytes: None };
+        let part_devices = PartDevices { text_encoder: PartDevice(None), vae: PartDevice(None) };
+        let source = ModelSource { path, dtype, device, part_devices, memory_limit_bytes: None };
         source.dtype(source.form().unwrap()).unwrap()
     }
 

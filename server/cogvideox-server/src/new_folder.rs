@@ -1,19 +1,31 @@
-//! A folder that a command writes: it appears whole under its name, or not at all. Must not know what is in it.
+//! A folder that a command writes: it appears whole under its name, or not at all, and who waits for it sees how far it
+//! is. Must not know what is in it.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use cogvideox::Report;
 
-/// Makes `output`, which must not exist yet, of what `write` puts into the folder that it is given.
+use crate::terminal::{Progress, Update};
+
+/// Makes `output`, which must not exist yet, of what `write` puts into the folder that it is given; what it reports is
+/// shown on stderr.
 ///
 /// # Errors
 /// A name that is taken or none; what `write` ends with, and then nothing is left behind.
-pub(crate) fn write(output: &Path, write: impl FnOnce(&Path) -> cogvideox::Result<()>) -> anyhow::Result<()> {
+pub(crate) fn write(
+    output: &Path,
+    write: impl FnOnce(&Path, Report<'_>) -> cogvideox::Result<()>,
+) -> anyhow::Result<()> {
     if output.symlink_metadata().is_ok() {
         bail!("--output: {} is there already", output.display());
     }
     let unfinished = unfinished(output)?;
-    let written = write(&unfinished).map_err(anyhow::Error::from).and_then(|()| {
+    let progress = RefCell::new(Progress::stderr());
+    let report =
+        |stage: &'static str, fraction| progress.borrow_mut().update(Update::Fraction { stage, fraction });
+    let written = write(&unfinished, &report).map_err(anyhow::Error::from).and_then(|()| {
         put_in_place(&unfinished, output).with_context(|| format!("{}: cannot be written", output.display()))
     });
     if written.is_err() {

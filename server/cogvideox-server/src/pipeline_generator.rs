@@ -4,7 +4,7 @@
 
 use std::ops::ControlFlow;
 
-use cogvideox::gpu::MemoryPlan;
+use cogvideox::gpu::{MemoryPlan, Placement};
 use cogvideox::image::RgbImage;
 use cogvideox::lora::LoraChoice;
 use cogvideox::{Checkpoint, CogVideoXPipeline, Event, GenerationParams};
@@ -19,7 +19,7 @@ pub(crate) struct PipelineGenerator {
     /// Loaded on the worker's thread. None after a change of the memory plan that failed.
     pipeline: Option<CogVideoXPipeline>,
     source: ModelSource,
-    gpus: Vec<device::Device>,
+    gpus: Option<Placement>,
     /// A GPU's, for all videos but those in low memory.
     plan: Option<MemoryPlan>,
     /// Whether the VAE decodes in tiles.
@@ -33,7 +33,7 @@ impl PipelineGenerator {
     /// As [`ModelSource::load`].
     pub(crate) fn load(source: &ModelSource, vae_tiling: bool, previews: bool) -> anyhow::Result<Self> {
         let Loaded { pipeline, gpus, memory } = source.load()?;
-        for gpu in &gpus {
+        for gpu in gpus.iter().flat_map(Placement::devices) {
             let libraries = gpu.library_notes().join("; ");
             tracing::info!(device = gpu.name(), "{libraries}");
         }
@@ -57,16 +57,16 @@ impl PipelineGenerator {
         let smallest = MemoryPlan::candidates().last().copied();
         let wanted = if low_memory { self.plan.and(smallest) } else { self.plan };
         // Taken: the old pipeline's memory is free before the new one's is asked for.
-        let pipeline = match (self.pipeline.take(), wanted) {
-            (Some(pipeline), wanted) if pipeline.memory_plan() == wanted.as_ref() => pipeline,
-            (old, Some(plan)) => {
+        let pipeline = match (self.pipeline.take(), wanted.zip(self.gpus.clone())) {
+            (Some(pipeline), _) if pipeline.memory_plan() == wanted.as_ref() => pipeline,
+            (old, Some((plan, placement))) => {
                 if on_progress(Progress::LoadModel).is_break() {
                     self.pipeline = old;
                     return Err(GenerateError::Interrupted);
                 }
                 drop(old);
                 tracing::info!(%plan, "loading the model with another memory plan");
-                self.source.load_again(&self.gpus, plan).map_err(load_error)?
+                self.source.load_again(placement, plan).map_err(load_error)?
             }
             (Some(pipeline), None) => pipeline,
             (None, None) => return Err(GenerateError::Internal("the model is not loaded".to_owned())),
@@ -89,12 +89,12 @@ impl PipelineGenerator {
         let params = GenerationParams { image, lora, ..generation_params(request.params, tiling)? };
         let checkpoint =
             request.checkpoint.map(Checkpoint::from_bytes).transpose().map_err(generate_error)?;
-        reset_peak_memory(&self.gpus);
+        reset_peak_memory(self.gpus.as_ref());
         let video = self
             .pipeline(request.low_memory, on_progress)?
             .generate(&params, checkpoint.as_ref(), &mut |event| report(&event, on_progress))
             .map_err(generate_error)?;
-        let peak_memory_bytes = peak_memory_bytes(&self.gpus);
+        let peak_memory_bytes = peak_memory_bytes(self.gpus.as_ref());
         let (width, height, count) = (video.width as u32, video.height as u32, video.num_frames as u32);
         let frames = media::Frames::new(video.rgb, width, height, count)
             .map_err(|e| GenerateError::Internal(e.to_string()))?;
@@ -165,16 +165,16 @@ impl DenoiseState for LoopState<'_> {
 }
 
 /// Starts anew what [`peak_memory_bytes`] tells. Where the system refuses, that stays the whole process's peak.
-fn reset_peak_memory(gpus: &[device::Device]) {
-    gpus.iter().for_each(device::Device::reset_peak);
+fn reset_peak_memory(gpus: Option<&Placement>) {
+    gpus.into_iter().flat_map(Placement::devices).for_each(device::Device::reset_peak);
     // 5 resets the peak: proc(5), clear_refs.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
 /// The most memory that tensors held since on one of the GPUs. On the processor what the process held, and with it all
 /// workers there; Linux only.
-fn peak_memory_bytes(gpus: &[device::Device]) -> Option<u64> {
-    match gpus.iter().map(|gpu| gpu.usage().peak_bytes as u64).max() {
+fn peak_memory_bytes(gpus: Option<&Placement>) -> Option<u64> {
+    match gpus.into_iter().flat_map(Placement::devices).map(|gpu| gpu.usage().peak_bytes as u64).max() {
         None => measurements::process_bytes("VmHWM:"),
         peak => peak,
     }

@@ -36,7 +36,7 @@ impl Quantize {
             other => bail!("--dtype: expected int8 or fp8, found {other}"),
         };
         let quantization = Quantization { model: self.model.clone(), dtype };
-        new_folder::write(&self.output, |unfinished| quantization.write(unfinished))?;
+        new_folder::write(&self.output, |unfinished, report| quantization.write(unfinished, report))?;
         writeln!(stdout, "{}", self.output.display())?;
         Ok(())
     }

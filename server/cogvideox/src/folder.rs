@@ -3,10 +3,12 @@
 //!
 //! Must not know what the tensors are.
 
+use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use safetensors::View;
+use safetensors::{Dtype, View};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -18,25 +20,81 @@ pub(crate) const DIFFUSERS_VERSION: &str = "0.36.0";
 /// Of a shard: below what some file systems and the hub take.
 const SHARD_BYTES: usize = 5_000_000_000;
 
-/// Writes the folder `dir` of one of diffusers' components, which does not exist yet.
+/// Told the name of a stage, and how much of it is done, from 0 to 1.
+pub type Report<'a> = &'a dyn Fn(&'static str, f64);
+
+/// Tells of a stage that goes through bytes.
+pub(crate) struct Way<'a> {
+    report: Report<'a>,
+    stage: &'static str,
+    done_bytes: Cell<usize>,
+    total_bytes: usize,
+}
+
+impl<'a> Way<'a> {
+    pub(crate) fn new(report: Report<'a>, stage: &'static str, total_bytes: usize) -> Self {
+        report(stage, 0.0);
+        Self { report, stage, done_bytes: Cell::new(0), total_bytes }
+    }
+
+    pub(crate) fn advance(&self, bytes: usize) {
+        self.done_bytes.set(self.done_bytes.get() + bytes);
+        (self.report)(self.stage, self.done_bytes.get() as f64 / self.total_bytes.max(1) as f64);
+    }
+}
+
+/// A tensor whose writing is told of.
+struct Told<'a, T> {
+    tensor: T,
+    way: &'a Way<'a>,
+}
+
+impl<T: View> View for Told<'_, T> {
+    fn dtype(&self) -> Dtype {
+        self.tensor.dtype()
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.tensor.shape()
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let data = self.tensor.data();
+        self.way.advance(data.len());
+        data
+    }
+
+    fn data_len(&self) -> usize {
+        self.tensor.data_len()
+    }
+}
+
+/// Writes the folder `dir` of one of diffusers' components, which does not exist yet; `stage` is what its writing is
+/// called.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Weights`] if a file cannot be written.
-pub(crate) fn write_component<T: View>(dir: &Path, tensors: BTreeMap<String, T>) -> Result<()> {
+pub(crate) fn write_component<T: View>(
+    dir: &Path,
+    tensors: BTreeMap<String, T>,
+    stage: &'static str,
+    report: Report<'_>,
+) -> Result<()> {
     std::fs::create_dir(dir).map_err(|source| Error::io(dir, source))?;
     let total_bytes: usize = tensors.values().map(T::data_len).sum();
-    let mut shards: Vec<Vec<(String, T)>> = Vec::new();
+    let way = Way::new(report, stage, total_bytes);
+    let mut shards: Vec<Vec<(String, Told<'_, T>)>> = Vec::new();
     let mut room = 0;
     for (name, tensor) in tensors {
         let bytes = tensor.data_len();
         match shards.last_mut() {
             Some(shard) if bytes <= room => {
                 room -= bytes;
-                shard.push((name, tensor));
+                shard.push((name, Told { tensor, way: &way }));
             }
             _ => {
                 room = SHARD_BYTES.saturating_sub(bytes);
-                shards.push(vec![(name, tensor)]);
+                shards.push(vec![(name, Told { tensor, way: &way })]);
             }
         }
     }

@@ -32,6 +32,7 @@ mod weights;
 
 pub use description::ModelDescription;
 pub use error::{Error, Result};
+pub use folder::Report;
 pub use params::{GenerationParams, ModelDefaults, ModelForm};
 pub use pipeline::{Checkpoint, CogVideoXPipeline, DenoiseState, Event, Preview, VideoFrames};
 pub use pipeline_config::PipelineClass;

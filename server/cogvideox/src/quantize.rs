@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use safetensors::{Dtype, View};
 use serde_json::json;
 
-use crate::folder::{make_folder, take_files, write_component, write_json};
+use crate::folder::{Report, Way, make_folder, take_files, write_component, write_json};
 use crate::gpu::demand;
 use crate::inspection::inspect;
 use crate::pipeline_config::read_object;
@@ -38,12 +38,12 @@ pub struct Quantization {
 
 impl Quantization {
     /// Writes the folder `out`, which is empty or does not exist yet; what stays as it is is linked where possible, else
-    /// copied. All weights are looked at before anything is written.
+    /// copied. All weights are looked at before anything is written; `report` is told of either.
     ///
     /// # Errors
     /// What is wrong with the model; [`Error::Weights`] for one that is in 8 bits already or whose weights are not
     /// finite; [`Error::Io`].
-    pub fn write(&self, out: &Path) -> Result<()> {
+    pub fn write(&self, out: &Path, report: Report<'_>) -> Result<()> {
         let found = inspect(&self.model);
         let form = match (found.faults.into_iter().next(), found.form) {
             (Some(fault), _) => return Err(fault),
@@ -57,7 +57,7 @@ impl Quantization {
             return Err(Error::weights(&dir, message));
         }
         // As loading does: first the form's own 16 bits, then 8.
-        let tensors = self.tensors(&dir, &weights, form.half_dtype().into())?;
+        let tensors = self.tensors(&dir, &weights, form.half_dtype().into(), report)?;
 
         make_folder(out)?;
         let visible = |name: &str| !name.starts_with('.');
@@ -65,7 +65,7 @@ impl Quantization {
         for component in KEPT {
             take_files(&self.model.join(component), &out.join(component), visible)?;
         }
-        write_component(&out.join("transformer"), tensors)?;
+        write_component(&out.join("transformer"), tensors, "write transformer", report)?;
         let mut config = read_object(&dir.join("config.json"))?;
         // diffusers refuses a method that it does not know, instead of taking bytes for weights.
         let quantization = json!({ "quant_method": "cogvideox-server", "dtype": self.dtype.name() });
@@ -79,10 +79,13 @@ impl Quantization {
         dir: &Path,
         weights: &'a MappedWeights,
         half: Dtype,
+        report: Report<'_>,
     ) -> Result<BTreeMap<String, Written<'a>>> {
         let quantisable = demand::quantisable(&TransformerConfig::load(&dir.join("config.json"))?)?;
         let mut tensors = BTreeMap::new();
+        let way = Way::new(report, "find scales", weights.iter().map(|(.., bytes)| bytes.len()).sum());
         for (name, info, bytes) in weights.iter() {
+            way.advance(bytes.len());
             let stored = Stored { dtype: info.dtype, shape: &info.shape, bytes };
             if !quantisable.contains(name) {
                 tensors.insert(name.to_owned(), Written::Same(stored));

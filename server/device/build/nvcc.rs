@@ -1,6 +1,6 @@
 //! The kernels for GPUs: one fatbin a file, by nvcc, with machine code for each target of `COGVIDEOX_CUDA_ARCHS`.
 //!
-//! A fatbin is kept in `OUT_DIR` and made again when its file, a header, the compiler or its arguments change. What
+//! A fatbin is kept and made again when its file, a header, the compiler or its arguments change. What
 //! the assembler says about it is kept too: spilled registers, memory used as registers and serialised matrix
 //! instructions become cargo's warnings, also in builds that compile nothing.
 
@@ -11,24 +11,23 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-use crate::Result;
+use crate::{Result, files, read, texts, write};
 
 /// A100; RTX 30; RTX 40 and L40; H100 and H200; RTX 50. Newer GPUs compile the last one's PTX when they load it.
 const DEFAULT_TARGETS: &str = "80,86,89,90a,120";
 /// Earlier compilers lack targets and flags that are used here.
 const LEAST_NVCC_MAJOR: u32 = 13;
 
-/// Compiles what is not up to date, and writes `fatbins.rs`: `FATBINS`, each file's name with its bytes.
-pub(crate) fn build(sources: &[PathBuf]) -> Result<()> {
+/// Compiles what is not up to date in `kept`, and writes `fatbins.rs` to `out`: `FATBINS`, each file's name with its bytes.
+pub(crate) fn build(sources: &[PathBuf], kept: &Path, out: &Path) -> Result<()> {
     for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH", "COGVIDEOX_CUDA_ARCHS"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
-    let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR: expected cargo to set it")?);
     let compiler = Compiler::find()?;
-    let headers = headers(Path::new("kernels"))?;
+    let headers = texts(&files(Path::new("kernels"), &["h", "cuh"])?)?;
     let fatbins = sources
         .iter()
-        .map(|source| Fatbin::new(source, &out, &compiler, &headers))
+        .map(|source| Fatbin::new(source, kept, &compiler, &headers))
         .collect::<Result<Vec<_>>>()?;
     compile(&compiler, fatbins.iter().filter(|fatbin| !fatbin.is_current()).collect())?;
     for fatbin in &fatbins {
@@ -161,17 +160,6 @@ impl Fatbin {
     }
 }
 
-/// Every header that a kernel may include, in one text.
-fn headers(dir: &Path) -> Result<String> {
-    let entries = fs::read_dir(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-    let mut headers: Vec<PathBuf> = entries
-        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "h" || extension == "cuh"))
-        .collect();
-    headers.sort();
-    headers.iter().map(|header| Ok(format!("{}\n{}\n", header.display(), read(header)?))).collect()
-}
-
 /// Compiles these on as many cores as cargo allows: files side by side, and with fewer files their targets.
 fn compile(compiler: &Compiler, mut outdated: Vec<&Fatbin>) -> Result<()> {
     let jobs = std::env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1).max(1);
@@ -238,12 +226,4 @@ fn list(fatbins: &[Fatbin]) -> String {
         let _ = writeln!(list, "    ({name:?}, &Aligned(*include_bytes!({image:?})).0),");
     }
     list + "];\n"
-}
-
-fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
 }

@@ -17,6 +17,7 @@ mod dtype;
 mod emulator;
 mod error;
 mod event;
+pub mod host_memory;
 mod launch;
 mod memory;
 pub mod ops;

@@ -9,6 +9,8 @@ use crate::{Device, Error, Result};
 pub(crate) struct Account {
     used: AtomicUsize,
     peak: AtomicUsize,
+    /// Of the host's memory.
+    pinned: AtomicUsize,
     /// No more than this may be in use; `usize::MAX` for no limit.
     limit: AtomicUsize,
 }
@@ -20,6 +22,8 @@ pub struct Usage {
     pub used_bytes: usize,
     /// At most since the last reset.
     pub peak_bytes: usize,
+    /// Pinned memory of the host, now.
+    pub pinned_bytes: usize,
 }
 
 /// Allocations are rounded up to this, as the driver's pools do (cuMemAllocAsync returns 512-byte blocks).
@@ -46,7 +50,17 @@ impl Account {
     }
 
     pub(crate) fn usage(&self) -> Usage {
-        Usage { used_bytes: self.used.load(Ordering::Relaxed), peak_bytes: self.peak.load(Ordering::Relaxed) }
+        let [used_bytes, peak_bytes, pinned_bytes] =
+            [&self.used, &self.peak, &self.pinned].map(|bytes| bytes.load(Ordering::Relaxed));
+        Usage { used_bytes, peak_bytes, pinned_bytes }
+    }
+
+    pub(crate) fn pin(&self, bytes: usize) {
+        self.pinned.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn unpin(&self, bytes: usize) {
+        self.pinned.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn reset_peak(&self) {

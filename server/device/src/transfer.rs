@@ -10,6 +10,8 @@ use crate::{Device, Error, Event, Result, Tensor};
 /// Host memory that a device can copy from without the processor's help.
 #[derive(Debug)]
 pub struct Pinned {
+    /// Where it is counted.
+    device: Device,
     bytes: usize,
     memory: Memory,
 }
@@ -23,18 +25,31 @@ enum Memory {
     Cuda(crate::cuda::PinnedMemory),
 }
 
+impl Memory {
+    fn new(device: &Device, bytes: usize) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = device.as_cuda() {
+            return Ok(Self::Cuda(cuda.pinned(bytes)?));
+        }
+        Ok(if device.is_planner() { Self::None } else { Self::Host(vec![0; bytes]) })
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        self.device.account().unpin(self.bytes);
+    }
+}
+
 impl Pinned {
     /// Zeros.
     ///
     /// # Errors
     /// [`Error::Call`] if the system gives no such memory.
     pub fn new(device: &Device, bytes: usize) -> Result<Self> {
-        #[cfg(feature = "cuda")]
-        if let Some(cuda) = device.as_cuda() {
-            return Ok(Self { bytes, memory: Memory::Cuda(cuda.pinned(bytes)?) });
-        }
-        let memory = if device.is_planner() { Memory::None } else { Memory::Host(vec![0; bytes]) };
-        Ok(Self { bytes, memory })
+        let memory = Memory::new(device, bytes)?;
+        device.account().pin(bytes);
+        Ok(Self { device: device.clone(), bytes, memory })
     }
 
     /// How many.

@@ -13,8 +13,7 @@ const PIECE_BYTES: usize = 8 << 20;
 const PIECES: usize = 4;
 /// Below it a thread takes longer to start than to copy.
 const LEAST_SHARED_BYTES: usize = 1 << 20;
-/// Threads that fill a piece; one alone reads and copies no faster than about 10 GB/s
-/// (shared/spec/performance.md §5).
+/// Threads that fill a piece; one alone reads and copies no faster than about 10 GB/s.
 const THREADS: usize = 4;
 
 /// A ring of pinned memory, and a stream.

@@ -9,7 +9,7 @@ use anyhow::bail;
 use candle_core::DType;
 use cogvideox::gpu::bench::first_plan;
 use cogvideox::gpu::quality::{Quality, StepError, Subject};
-use cogvideox::gpu::{GpuOptions, Placement, Precision};
+use cogvideox::gpu::{FreeMemory, GpuOptions, Placement, Precision};
 use cogvideox::{CogVideoXPipeline, ModelForm};
 use device::Device;
 use serde_json::json;
@@ -36,10 +36,13 @@ impl Bench {
         }
         let (subject, dtype) = self.subject()?;
         let device = self.open(name)?;
+        let placement = Placement::single(device.clone());
         let plan = match subject {
-            Subject::Preset(preset) => first_plan(preset, dtype, Precision::Dense, &device)?.plan,
+            Subject::Preset(preset) => {
+                let free = FreeMemory::now(&placement)?;
+                first_plan(preset, dtype, Precision::Dense, &device, &free)?.plan
+            }
             Subject::Folder(dir) => {
-                let placement = Placement::single(device.clone());
                 let options = GpuOptions { placement, precision: Precision::Dense };
                 CogVideoXPipeline::choose_plan(dir, dtype, &options)?.plan
             }

@@ -45,6 +45,29 @@ impl FromStr for DeviceSpec {
     }
 }
 
+/// The GPU of a part of the model, by the number that CUDA gives it; none for the transformer's own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PartDevice(pub Option<usize>);
+
+impl TryFrom<String> for PartDevice {
+    type Error = String;
+
+    /// Nothing, `cuda` for the first GPU, or `cuda:N`.
+    fn try_from(text: String) -> Result<Self, String> {
+        match gpu_number(&text) {
+            None if !text.is_empty() => Err(format!("expected cuda, cuda:NUMBER or nothing, found {text:?}")),
+            number => Ok(Self(number)),
+        }
+    }
+}
+
+impl From<PartDevice> for String {
+    fn from(PartDevice(number): PartDevice) -> Self {
+        number.map_or_else(Self::new, |number| format!("cuda:{number}"))
+    }
+}
+
 fn gpu_number(text: &str) -> Option<usize> {
     if text == "cuda" { Some(0) } else { text.strip_prefix("cuda:")?.parse().ok() }
 }

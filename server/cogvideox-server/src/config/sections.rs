@@ -6,7 +6,7 @@ use std::{fmt, net::IpAddr, num::NonZeroU32, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::DeviceSpec;
+use super::{DeviceSpec, PartDevice};
 
 /// How the server is reached and how it stops.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +66,10 @@ pub struct Model {
     pub dtype: DType,
     /// Where it computes: one worker for each.
     pub device: Vec<DeviceSpec>,
+    /// Where prompts are encoded, if not where the transformer computes.
+    pub text_encoder_device: PartDevice,
+    /// Where videos are decoded, if not where the transformer computes.
+    pub vae_device: PartDevice,
     /// Whether the VAE decodes in tiles.
     pub vae_tiling: bool,
     /// What tensors may take of a GPU's memory; 0 for what is free.

@@ -4,12 +4,11 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cogvideox::CogVideoXPipeline;
-use cogvideox::gpu::GpuOptions;
+use cogvideox::gpu::{GpuOptions, Placement};
 use queue::DatabaseFile;
 
 use super::Finding;
 use crate::config::{Config, DeviceSpec, Model};
-use crate::gpu;
 use crate::model::ModelSource;
 use crate::serve::QUEUE_FILE;
 
@@ -49,12 +48,9 @@ pub(super) fn devices(model: &Model) -> Vec<Finding> {
 }
 
 fn one_device(source: &ModelSource) -> Vec<Finding> {
-    if source.device == DeviceSpec::Cpu {
-        return vec![cpu(source)];
-    }
-    let settings = device::Settings { memory_limit_bytes: source.memory_limit_bytes, ..Default::default() };
-    let gpus = match gpu::open(source.device, settings) {
-        Ok(gpus) => gpus,
+    let placement = match source.open_gpus() {
+        Ok(None) => return vec![cpu(source)],
+        Ok(Some(placement)) => placement,
         Err(error) => {
             let advice = "nvidia-smi must list the GPU, with driver 580 (CUDA 13.0) or newer; in a container, run \
                           it with --gpus all; else set model.device to cpu";
@@ -62,13 +58,13 @@ fn one_device(source: &ModelSource) -> Vec<Finding> {
         }
     };
     let mut findings = Vec::new();
-    for gpu in &gpus {
+    for gpu in placement.devices() {
         let (free, total) = gpu.memory().unwrap_or((0, 0));
         let memory = format!("{} of {} MiB free", free >> 20, total >> 20);
         findings.push(Finding::ok("device", format!("{}: {}, {memory}", source.device, gpu.name())));
         findings.extend(gpu.library_notes().iter().map(|note| library(note)));
     }
-    findings.extend(memory_plan(source, &gpus));
+    findings.extend(memory_plan(source, placement));
     findings
 }
 
@@ -81,11 +77,11 @@ fn library(note: &str) -> Finding {
 }
 
 /// How the model would be laid out in what is free now.
-fn memory_plan(source: &ModelSource, gpus: &[device::Device]) -> Option<Finding> {
+fn memory_plan(source: &ModelSource, placement: Placement) -> Option<Finding> {
     // A model that is still to be fetched has no plan yet.
     let folder = source.gpu_folder().ok().filter(|folder| folder.is_dir())?;
     let (dtype, precision) = source.computing().ok()?;
-    let options = GpuOptions { placement: gpu::placement(gpus).ok()?, precision };
+    let options = GpuOptions { placement, precision };
     Some(match CogVideoXPipeline::choose_plan(folder, dtype, &options) {
         Ok(plan) => Finding::ok("memory", plan.to_string()),
         Err(error) => Finding::error(

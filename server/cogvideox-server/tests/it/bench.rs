@@ -27,6 +27,27 @@ fn the_memory_of_every_plan_is_counted_without_a_gpu() {
     }
 }
 
+/// The plans that are printed within a limit.
+fn plans_within(limit: &[&str]) -> Vec<String> {
+    let plan = ["--preset", "2b", "--random-weights", "--device", "plan"];
+    let output = bench(&[&plan, limit].concat());
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn within_a_limit_the_first_plan_that_fits_is_told() {
+    let all = plans_within(&[]);
+    let first = plans_within(&["--memory-limit", "80GiB"]);
+    let [ref tight] = plans_within(&["--memory-limit", "5GiB"])[..] else { panic!("expected one plan") };
+    assert_eq!(first, all[..1]);
+    assert!(all[1..].contains(tight), "{tight}");
+    let none = refusal(&["--preset", "2b", "--random-weights", "--device", "plan", "--memory-limit", "1GiB"]);
+    assert!(none.contains("the smallest plan needs"), "{none}");
+    let stages = refusal(&["--preset", "2b", "--random-weights", "--device", "plan", "--stages", "vae"]);
+    assert_eq!(stages, "error: --stages, --algorithms: nothing is computed on the device plan\n");
+}
+
 #[test]
 fn a_comparison_that_compares_nothing_is_refused_in_one_line() {
     let quality = ["--quality", "--preset", "tiny", "--random-weights", "--device", "plan"];

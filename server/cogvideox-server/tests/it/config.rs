@@ -191,6 +191,26 @@ fn a_device_of_no_known_name_is_refused() {
 }
 
 #[test]
+fn parts_of_the_model_may_have_gpus_of_their_own() {
+    let parts = |device: &str, part: &str| {
+        let all = [("model.device", device), ("model.text_encoder_device", part), ("model.vae_device", "")];
+        Config::load(&overrides(&all), []).map(|config| (config.model.text_encoder_device, config))
+    };
+    for (text, expected) in [("", None), ("cuda", Some(0)), ("cuda:2", Some(2))] {
+        let (part, config) = parts("cuda:0,cuda:1", text).unwrap();
+        assert_eq!(part.0, expected, "{text:?}");
+        assert_eq!(config.model.vae_device.0, None);
+        let printed = file(&config.to_toml().unwrap());
+        assert_eq!(Config::load(&with_file(printed.path()), []).unwrap(), config);
+    }
+    let key = "configuration key model.text_encoder_device in the command line: expected ";
+    let unknown = parts("cuda", "cpu").unwrap_err().to_string();
+    assert_eq!(unknown, format!("{key}cuda, cuda:NUMBER or nothing, found \"cpu\""));
+    let beside = parts("cuda,cpu", "cuda:1").unwrap_err().to_string();
+    assert_eq!(beside, format!("{key}nothing beside model.device = cpu, found \"cuda:1\""));
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_named() {
     let message = refusal(&with_file(Path::new("/nowhere/at-all.toml")), &[]);
     assert!(message.starts_with("configuration file /nowhere/at-all.toml: "), "{message}");

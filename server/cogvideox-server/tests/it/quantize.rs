@@ -31,6 +31,10 @@ fn a_quantised_folder_is_whole_and_makes_videos() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{}\n", out.display()));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    let progress = String::from_utf8(output.stderr).unwrap();
+    for stage in ["find scales 100 %", "write transformer 0 %", "write transformer 100 %"] {
+        assert!(progress.lines().any(|line| line.starts_with(stage)), "{progress}");
+    }
     let table = run(&["inspect", out.to_str().unwrap()]);
     let table = String::from_utf8(table.stdout).unwrap();
     assert!(table.contains("F32, I8\n"), "{table}");

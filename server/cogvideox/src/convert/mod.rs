@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use self::converted::Converted;
 use self::sat::Part;
 use self::torch::TorchFile;
-use crate::folder::{self, DIFFUSERS_VERSION, make_folder, take_files, write_config, write_json};
+use crate::folder::{self, DIFFUSERS_VERSION, Report, make_folder, take_files, write_config, write_json};
 use crate::gpu::demand::{self, Demand};
 use crate::params::ModelForm;
 use crate::text_encoder::read_t5_config;
@@ -92,11 +92,11 @@ pub fn recognise(path: &Path) -> Result<Option<SatComponent>> {
 
 impl Conversion {
     /// Writes the folder `out`, which is empty or does not exist yet. All that can be told from headers is looked at
-    /// before anything is written.
+    /// before anything is written; `report` is told of what takes long.
     ///
     /// # Errors
     /// The file or tensor that is not as the form needs it; [`Error::Io`].
-    pub fn write(&self, out: &Path) -> Result<()> {
+    pub fn write(&self, out: &Path, report: Report<'_>) -> Result<()> {
         let (transformer, vae) = (self.transformer_config()?, self.vae_config()?);
         Tokenizer::load(&self.tokenizer)?;
         let text_encoder = demand::text_encoder(&read_t5_config(&self.text_encoder.join("config.json"))?)?;
@@ -104,8 +104,8 @@ impl Conversion {
         let (transformer_file, vae_file) = (TorchFile::open(&self.transformer)?, TorchFile::open(&self.vae)?);
         let transformer_tensors = self.transformer_tensors(&transformer_file, &transformer)?;
         let vae_tensors = self.vae_tensors(&vae_file, &vae)?;
-        transformer_file.verify()?;
-        vae_file.verify()?;
+        transformer_file.verify("check transformer", report)?;
+        vae_file.verify("check vae", report)?;
 
         make_folder(out)?;
         take_files(&self.text_encoder, &out.join("text_encoder"), |name| {
@@ -115,9 +115,10 @@ impl Conversion {
         make_folder(&out.join("scheduler"))?;
         write_json(&out.join("scheduler/scheduler_config.json"), &scheduler_config(self.form))?;
         write_json(&out.join("model_index.json"), &model_index(self.form))?;
-        folder::write_component(&out.join("transformer"), transformer_tensors)?;
+        let written = &out.join("transformer");
+        folder::write_component(written, transformer_tensors, "write transformer", report)?;
         write_config(&out.join("transformer"), "CogVideoXTransformer3DModel", &transformer)?;
-        folder::write_component(&out.join("vae"), vae_tensors)?;
+        folder::write_component(&out.join("vae"), vae_tensors, "write vae", report)?;
         write_config(&out.join("vae"), "AutoencoderKLCogVideoX", &vae)?;
         inspection::inspect(out).faults.into_iter().next().map_or(Ok(()), Err)
     }

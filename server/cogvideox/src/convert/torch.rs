@@ -14,6 +14,7 @@ use zip::ZipArchive;
 use zip::result::ZipError;
 
 use super::pickle::{Pickle, Value};
+use crate::folder::{Report, Way};
 use crate::weights::cast::element_bytes;
 use crate::weights::map;
 use crate::{Error, Result};
@@ -51,12 +52,13 @@ impl TorchFile {
         Ok(Self { path: path.to_owned(), map, tensors })
     }
 
-    /// Reads all of it once, so that what was damaged on its way here is not converted.
+    /// Reads all of it once, so that what was damaged on its way here is not converted; that is `stage`.
     ///
     /// # Errors
     /// [`Error::Weights`], naming the first part whose checksum is not right.
-    pub(super) fn verify(&self) -> Result<()> {
+    pub(super) fn verify(&self, stage: &'static str, report: Report<'_>) -> Result<()> {
         let fault = |message: String| Error::weights(&self.path, message);
+        let way = Way::new(report, stage, self.map.len());
         let mut archive = ZipArchive::new(Cursor::new(&*self.map)).map_err(|e| fault(e.to_string()))?;
         for index in 0..archive.len() {
             let name = archive
@@ -68,6 +70,7 @@ impl TorchFile {
                 .by_index(index)
                 .map_err(std::io::Error::from)
                 .and_then(|mut part| std::io::copy(&mut part, &mut std::io::sink()))
+                .map(|bytes| way.advance(bytes as usize))
                 .map_err(|e| fault(format!("{name:?} is damaged: {e}")))?;
         }
         Ok(())

@@ -1,16 +1,18 @@
 //! What a model's parts take at a published model's shapes, with random weights and without files.
 //!
-//! Each part is loaded alone, run once to warm up, and timed by the device's own clock. Operations are counted as
-//! shared/spec/performance.md §2 counts them: products only. Must not know how results are shown.
+//! Each part is loaded alone, run once to warm up, and timed by the device's own clock. Of operations only
+//! products are counted. Must not know how results are shown.
+
+mod loading;
 
 use candle_core::{DType, Tensor as HostTensor};
 use device::ops::attention::{Attention, Heads};
 use device::ops::linear::{Activation, Linear};
 use device::ops::random::normal;
-use device::{Capability, Device, Event, Tensor};
+use device::{Device, Event, Tensor};
 
-use super::load::Configs;
-use super::plan::{ChosenPlan, Job, MemoryPlan, Planner};
+use super::load::{Configs, Placement};
+use super::plan::{ChosenPlan, FreeMemory, Job, MemoryPlan, Needs, Planner};
 use super::source::{RANDOM_STD, Source, dtype_of};
 use super::text_encoder::GpuTextEncoder;
 use super::transformer::GpuTransformer;
@@ -21,11 +23,13 @@ use crate::ops::is_finite;
 use crate::pipeline::{Autoencoder, Denoiser, TextEncoder};
 use crate::transformer::TransformerInput;
 
+pub use self::loading::{Loading, loading};
+
 /// Runs of a lone operation that are timed together.
 const REPETITIONS: usize = 3;
 /// Standard deviation of a lone attention's queries, keys and values.
 const ATTENTION_STD: f32 = 0.1;
-/// A block's passes over its states where all between attention and linear layers is fused (performance.md §2.2).
+/// A block's passes over its states where all between attention and linear layers is fused.
 const PASSES: f64 = 12.0;
 /// No draw is further out, in standard deviations.
 const MAX_DEVIATIONS: f32 = 6.0;
@@ -216,28 +220,36 @@ impl Bench {
     }
 }
 
-/// The peak of every plan at a model's shapes, which takes no device.
+/// What every plan needs at a model's shapes, on a device like this one; a planner will do.
 ///
 /// # Errors
 /// None but those of shapes that the model cannot run.
-pub fn plan_peaks(
+pub fn plan_needs(
     preset: Preset,
     dtype: DType,
     precision: Precision,
-    capability: Capability,
-) -> Result<Vec<(MemoryPlan, usize)>> {
+    device: &Device,
+) -> Result<Vec<(MemoryPlan, Needs)>> {
     let configs = preset.configs();
-    let planner = Planner { configs: &configs, dtype, precision, capability };
+    let planner =
+        Planner { configs: &configs, dtype, precision, placement: Placement::single(device.clone()) };
     let plans = MemoryPlan::candidates().into_iter();
-    plans.map(|plan| Ok((plan, planner.peak_bytes(&plan, &preset.job())?))).collect()
+    plans.map(|plan| Ok((plan, planner.needs(&plan, &preset.job())?))).collect()
 }
 
-/// The first plan that fits into what is free of a device at a model's shapes.
+/// The first plan that fits at a model's shapes, on a device like this one.
 ///
 /// # Errors
-/// [`crate::Error::NoPlan`] with the numbers if none fits; the device's.
-pub fn first_plan(preset: Preset, dtype: DType, precision: Precision, device: &Device) -> Result<ChosenPlan> {
+/// [`crate::Error::NoPlan`] with the numbers if none fits.
+pub fn first_plan(
+    preset: Preset,
+    dtype: DType,
+    precision: Precision,
+    device: &Device,
+    free: &FreeMemory,
+) -> Result<ChosenPlan> {
     let configs = preset.configs();
-    let planner = Planner { configs: &configs, dtype, precision, capability: device.capability() };
-    planner.plan(device.memory()?.0, &preset.job())
+    let planner =
+        Planner { configs: &configs, dtype, precision, placement: Placement::single(device.clone()) };
+    planner.plan(free, &preset.job())
 }

@@ -11,7 +11,7 @@ use candle_transformers::models::t5::Config as T5Config;
 use device::{Capability, Device, Settings};
 
 use super::Precision;
-use super::load::{Configs, own_job};
+use super::load::{Configs, Placement, own_job};
 use super::plan::{BOUNDLESS_BYTES, MemoryPlan, Planner};
 use super::source::{Asked, Names, Source};
 use super::streaming::Residence;
@@ -31,9 +31,12 @@ pub(crate) type Demand = BTreeMap<String, Vec<usize>>;
 
 fn asked(build: impl FnOnce(Source, &Device) -> Result<()>) -> Result<Asked> {
     let names = Arc::new(Names::default());
-    let device = Device::planner(PLANNED, BOUNDLESS_BYTES, Settings::default());
-    build(Source::Listed(names.clone()), &device)?;
+    build(Source::Listed(names.clone()), &planned())?;
     Ok(names.take())
+}
+
+fn planned() -> Device {
+    Device::planner(PLANNED, BOUNDLESS_BYTES, Settings::default())
 }
 
 /// Of `CogVideoXTransformer3DModel`.
@@ -79,7 +82,7 @@ pub(crate) fn text_encoder(config: &T5Config) -> Result<Demand> {
     Ok(asked.shapes)
 }
 
-/// Bytes of tensors at most, of the model's own video with each of `plans`.
+/// Bytes of tensors at most, of the model's own video with each of `plans`, all parts on one device.
 ///
 /// # Errors
 /// Those of shapes that the model cannot run.
@@ -90,7 +93,7 @@ pub(crate) fn peaks(
     precision: Precision,
     plans: &[MemoryPlan],
 ) -> Result<Vec<usize>> {
-    let planner = Planner { configs, dtype, precision, capability: PLANNED };
+    let planner = Planner { configs, dtype, precision, placement: Placement::single(planned()) };
     let job = own_job(configs, defaults)?;
-    plans.iter().map(|plan| planner.peak_bytes(plan, &job)).collect()
+    plans.iter().map(|plan| Ok(planner.needs(plan, &job)?.peak_bytes.into_iter().sum())).collect()
 }

@@ -7,7 +7,7 @@ use candle_transformers::models::t5::Config as T5Config;
 use device::{Capability, Device};
 
 use super::Precision;
-use super::plan::{ChosenPlan, Job, MemoryPlan, Planner};
+use super::plan::{ChosenPlan, FreeMemory, Job, MemoryPlan, Planner};
 use super::source::Source;
 use super::text_encoder::GpuTextEncoder;
 use super::transformer::{GpuTransformer, GuidanceParallel};
@@ -36,6 +36,31 @@ impl Placement {
     /// All parts on one device.
     pub fn single(device: Device) -> Self {
         Self { transformer: vec![device.clone()], text_encoder: device.clone(), vae: device }
+    }
+
+    /// Each device once, those of the transformer first.
+    pub fn devices(&self) -> Vec<&Device> {
+        let mut devices: Vec<&Device> = Vec::new();
+        for device in self.transformer.iter().chain([&self.text_encoder, &self.vae]) {
+            if !devices.iter().any(|known| known.same(device)) {
+                devices.push(device);
+            }
+        }
+        devices
+    }
+
+    /// The same parts together on other devices, of which there is one for each of [`Self::devices`].
+    pub(super) fn on(&self, others: &[Device]) -> Self {
+        let devices = self.devices();
+        let other = |device: &Device| {
+            let place = devices.iter().position(|known| known.same(device));
+            others[place.expect("a device of the placement is among its devices")].clone()
+        };
+        Self {
+            transformer: self.transformer.iter().map(other).collect(),
+            text_encoder: other(&self.text_encoder),
+            vae: other(&self.vae),
+        }
     }
 }
 
@@ -108,13 +133,13 @@ impl CogVideoXPipeline {
         let sources = Sources::open(dir, &options.placement)?;
         sources.transformer.iter().try_for_each(|source| source.check_precision(options.precision))?;
         let components = build(&configs, sources, dtype, options, &plan)?;
-        let device = &options.placement.vae;
-        // Versions of the libraries too: others may round otherwise.
+        // Latents come of the first; of two the other is like it. Versions of the libraries too: others may round otherwise.
+        let device = options.placement.devices()[0];
         let name = format!("{} {:?} {}", device.name(), options.precision, device.library_notes().join(", "));
         Self::assemble(dir, description, components, dtype, Some(GpuUse { plan, name }))
     }
 
-    /// Loads it with the first plan that fits the memory that is free now, or the next smaller one as long as the device
+    /// Loads it with the first plan that fits the memory that is free now, or the next smaller one as long as a device
     /// turns out to have less than it told.
     ///
     /// # Errors
@@ -123,7 +148,9 @@ impl CogVideoXPipeline {
     pub fn load_where_it_fits(dir: &Path, dtype: DType, options: &GpuOptions) -> Result<(Self, ChosenPlan)> {
         let (configs, job) = checked(dir, dtype, options)?;
         let planner = planner(&configs, dtype, options);
-        planner.load(free_bytes(options)?, &job, |plan| Self::load_on_gpu(dir, dtype, options, plan))
+        planner.load(&FreeMemory::now(&options.placement)?, &job, |plan| {
+            Self::load_on_gpu(dir, dtype, options, plan)
+        })
     }
 
     /// The first plan that fits the memory that is free now, for the model's own video.
@@ -132,7 +159,7 @@ impl CogVideoXPipeline {
     /// Those of [`CogVideoXPipeline::load_where_it_fits`] before it loads weights.
     pub fn choose_plan(dir: &Path, dtype: DType, options: &GpuOptions) -> Result<ChosenPlan> {
         let (configs, job) = checked(dir, dtype, options)?;
-        planner(&configs, dtype, options).plan(free_bytes(options)?, &job)
+        planner(&configs, dtype, options).plan(&FreeMemory::now(&options.placement)?, &job)
     }
 
     /// What the weights of a folder's transformer are stored in.
@@ -159,18 +186,9 @@ fn checked(dir: &Path, dtype: DType, options: &GpuOptions) -> Result<(Configs, J
     Ok((configs, job))
 }
 
-/// Plans are made as for one device that has all parts.
 fn planner<'a>(configs: &'a Configs, dtype: DType, options: &GpuOptions) -> Planner<'a> {
-    let capability = options.placement.vae.capability();
-    Planner { configs, dtype, precision: options.precision, capability }
-}
-
-/// What is free of the device that has least.
-fn free_bytes(options: &GpuOptions) -> Result<usize> {
-    let Placement { transformer, text_encoder, vae } = &options.placement;
-    let devices = transformer.iter().chain([text_encoder, vae]);
-    let free = devices.map(|device| Ok(device.memory()?.0)).collect::<Result<Vec<_>>>()?;
-    Ok(free.into_iter().min().unwrap_or(0))
+    let GpuOptions { placement, precision } = options.clone();
+    Planner { configs, dtype, precision, placement }
 }
 
 /// The model's own video.

@@ -25,7 +25,7 @@ use device::ops::linear::EightBit;
 
 pub(crate) use self::load::Configs;
 pub use self::load::{GpuOptions, Placement};
-pub use self::plan::{ChosenPlan, Job, MemoryPlan, Planner};
+pub use self::plan::{ChosenPlan, DeviceMemory, FreeMemory, Job, MemoryPlan, Needs, Planner};
 pub use self::preset::Preset;
 pub use self::streaming::Residence;
 pub use self::transformer::GpuTransformer;

@@ -1,13 +1,13 @@
 //! Which memory mode a job runs in, found by running it where only memory is counted.
 //!
-//! A plan is not an estimate: the candidates, from the fastest to the smallest, run with the model's real shapes on a
-//! device that computes nothing (`device::Device::planner`), and the first whose peak fits is taken. What the
+//! A plan is not an estimate: the candidates, from the fastest to the smallest, run with the model's real shapes on
+//! devices that compute nothing (`device::Device::planner`), and the first whose peak fits each is taken. What the
 //! libraries and the driver hold beside tensors is a reserve. Must not know files or requests.
 
 use std::fmt;
 
 use candle_core::{DType, Tensor as HostTensor};
-use device::{Capability, Device, Settings};
+use device::{Device, Settings};
 
 use super::Precision;
 use super::load::{Configs, GpuOptions, Placement, Sources, build};
@@ -20,6 +20,8 @@ use crate::{Error, Result};
 /// What the driver's context, the loaded kernels and the libraries' own memory take beside tensors: an allowance,
 /// to be replaced by a measurement.
 const RESERVE_BYTES: usize = 512 << 20;
+/// What stays to the host beside what is pinned: its system, the frames of a video, their encoding.
+const HOST_RESERVE_BYTES: usize = 1 << 30;
 /// More than any device has: a planner that refuses nothing.
 pub(super) const BOUNDLESS_BYTES: usize = 1 << 46;
 
@@ -69,6 +71,27 @@ impl MemoryPlan {
         ]
     }
 
+    /// The same where parts lie on different devices: each part is as large as its own device allows.
+    fn candidates_apart(transformers: usize) -> Vec<Self> {
+        use Residence::{Resident, Streamed};
+        let steps =
+            [(Resident, usize::MAX), (Resident, 8192), (Resident, 4096), (Streamed, 8192), (Streamed, 4096)];
+        let rest = [(Resident, false), (Streamed, false), (Resident, true), (Streamed, true)];
+        steps
+            .into_iter()
+            .flat_map(|(transformer, ff_rows)| {
+                rest.map(|(text_encoder, vae_tiling)| Self {
+                    text_encoder,
+                    transformer,
+                    // Two devices have one prompt each anyway.
+                    sequential_guidance: ff_rows == 4096 && transformers == 1,
+                    ff_rows,
+                    vae_tiling,
+                })
+            })
+            .collect()
+    }
+
     pub(super) fn transformer_memory(&self) -> TransformerMemory {
         TransformerMemory {
             residence: self.transformer,
@@ -96,20 +119,79 @@ impl fmt::Display for MemoryPlan {
 }
 
 /// A plan that fits, with the numbers that it was chosen by.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChosenPlan {
     /// The first that fits.
     pub plan: MemoryPlan,
+    /// Of each device, in the order of [`Placement::devices`].
+    pub devices: Vec<DeviceMemory>,
+    /// Of the host, pinned for what is streamed.
+    pub host: DeviceMemory,
+}
+
+/// What a plan needs of a device, or of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceMemory {
     /// Bytes of tensors at most, of the model's own video.
     pub peak_bytes: usize,
     /// Bytes of the device that were free.
     pub free_bytes: usize,
 }
 
+impl DeviceMemory {
+    /// Whether that is there, beside what others need.
+    fn fits(&self, reserve_bytes: usize) -> bool {
+        self.peak_bytes == 0 || self.peak_bytes <= self.free_bytes.saturating_sub(reserve_bytes)
+    }
+}
+
+impl fmt::Display for DeviceMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "peak {} MiB, free {} MiB", self.peak_bytes >> 20, self.free_bytes >> 20)
+    }
+}
+
+/// What there is to plan with.
+#[derive(Clone, Debug)]
+pub struct FreeMemory {
+    /// Of each device, in the order of [`Placement::devices`].
+    pub devices_bytes: Vec<usize>,
+    /// Of the host; none if it does not tell.
+    pub host_bytes: Option<usize>,
+}
+
+impl FreeMemory {
+    /// What is free now.
+    ///
+    /// # Errors
+    /// The devices'.
+    pub fn now(placement: &Placement) -> Result<Self> {
+        let devices = placement.devices().into_iter().map(|device| Ok(device.memory()?.0));
+        let host_bytes = device::host_memory::available_bytes();
+        Ok(Self { devices_bytes: devices.collect::<Result<_>>()?, host_bytes })
+    }
+}
+
+impl ChosenPlan {
+    fn fits(&self) -> bool {
+        self.devices.iter().all(|device| device.fits(RESERVE_BYTES)) && self.host.fits(HOST_RESERVE_BYTES)
+    }
+
+    /// Whether it needs less than another of some device, and nowhere more.
+    fn is_smaller_than(&self, other: &Self) -> bool {
+        let pairs = || self.devices.iter().zip(&other.devices).map(|(a, b)| (a.peak_bytes, b.peak_bytes));
+        pairs().all(|(mine, others)| mine <= others) && pairs().any(|(mine, others)| mine < others)
+    }
+}
+
 impl fmt::Display for ChosenPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { plan, peak_bytes, free_bytes } = self;
-        write!(f, "memory plan: {plan}; peak {} MiB, free {} MiB", peak_bytes >> 20, free_bytes >> 20)
+        write!(f, "memory plan: {}", self.plan)?;
+        self.devices.iter().try_for_each(|device| write!(f, "; {device}"))?;
+        if self.host.peak_bytes > 0 {
+            write!(f, "; pinned on the host {} MiB", self.host.peak_bytes >> 20)?;
+        }
+        Ok(())
     }
 }
 
@@ -126,6 +208,15 @@ pub struct Job {
     pub guidance: bool,
 }
 
+/// What a job needs.
+#[derive(Clone, Debug)]
+pub struct Needs {
+    /// Bytes of tensors at most, on each device, in the order of [`Placement::devices`].
+    pub peak_bytes: Vec<usize>,
+    /// Bytes of the host's memory that are pinned.
+    pub host_bytes: usize,
+}
+
 /// Finds plans for a model.
 pub struct Planner<'a> {
     pub(super) configs: &'a Configs,
@@ -133,72 +224,106 @@ pub struct Planner<'a> {
     pub dtype: DType,
     /// Of the transformer's blocks.
     pub precision: Precision,
-    /// Of the device planned for: it decides between kernels.
-    pub capability: Capability,
+    /// Which parts lie together, and on devices of which capabilities, which decide between kernels.
+    pub placement: Placement,
 }
 
 impl Planner<'_> {
-    /// Bytes of tensors at most, of a whole job with this plan; and how much of them stays between jobs.
+    /// What a whole job needs with this plan.
     ///
     /// # Errors
     /// None but those of shapes that the model cannot run.
-    pub fn peak_bytes(&self, plan: &MemoryPlan, job: &Job) -> Result<usize> {
-        let device = Device::planner(self.capability, BOUNDLESS_BYTES, Settings::default());
-        let placement = Placement::single(device.clone());
+    pub fn needs(&self, plan: &MemoryPlan, job: &Job) -> Result<Needs> {
+        let stand_in =
+            |device: &Device| Device::planner(device.capability(), BOUNDLESS_BYTES, Settings::default());
+        let devices: Vec<Device> = self.placement.devices().into_iter().map(stand_in).collect();
+        let placement = self.placement.on(&devices);
         let sources = Sources::random(&placement);
         let options = GpuOptions { placement, precision: self.precision };
         let components = build(self.configs, sources, self.dtype, &options, plan)?;
         run(&components, self.dtype, plan, job)?;
-        Ok(device.usage().peak_bytes)
+        Ok(Needs {
+            peak_bytes: devices.iter().map(|device| device.usage().peak_bytes).collect(),
+            host_bytes: devices.iter().map(|device| device.usage().pinned_bytes).sum(),
+        })
     }
 
-    /// The first plan that fits into `free_bytes` of a device.
+    /// All plans with what is free, from the fastest to the smallest.
+    fn plans<'a>(
+        &'a self,
+        free: &'a FreeMemory,
+        job: &'a Job,
+    ) -> impl Iterator<Item = Result<ChosenPlan>> + 'a {
+        let candidates = match free.devices_bytes[..] {
+            [_] => MemoryPlan::candidates(),
+            _ => MemoryPlan::candidates_apart(self.placement.transformer.len()),
+        };
+        candidates.into_iter().map(move |plan| {
+            let needs = self.needs(&plan, job)?;
+            let devices = needs.peak_bytes.into_iter().zip(&free.devices_bytes);
+            let devices = devices.map(|(peak_bytes, &free_bytes)| DeviceMemory { peak_bytes, free_bytes });
+            let host_free = free.host_bytes.unwrap_or(usize::MAX);
+            let host = DeviceMemory { peak_bytes: needs.host_bytes, free_bytes: host_free };
+            Ok(ChosenPlan { plan, devices: devices.collect(), host })
+        })
+    }
+
+    /// The first plan that fits.
     ///
     /// # Errors
-    /// [`Error::NoPlan`] with the numbers if none fits.
-    pub fn plan(&self, free_bytes: usize, job: &Job) -> Result<ChosenPlan> {
-        let room = free_bytes.saturating_sub(RESERVE_BYTES);
-        let mut least = usize::MAX;
-        for plan in MemoryPlan::candidates() {
-            let peak_bytes = self.peak_bytes(&plan, job)?;
-            if peak_bytes <= room {
-                return Ok(ChosenPlan { plan, peak_bytes, free_bytes });
+    /// [`Error::NoPlan`] with the numbers if none does.
+    pub fn plan(&self, free: &FreeMemory, job: &Job) -> Result<ChosenPlan> {
+        let mut smallest = None;
+        for plan in self.plans(free, job) {
+            let plan = plan?;
+            if plan.fits() {
+                return Ok(plan);
             }
-            least = least.min(peak_bytes);
+            smallest = Some(plan);
         }
-        let mib = |bytes: usize| bytes >> 20;
-        Err(Error::NoPlan(format!(
-            "the smallest plan needs {} MiB and {} MiB for the driver, {} MiB are free",
-            mib(least),
-            mib(RESERVE_BYTES),
-            mib(free_bytes)
-        )))
+        Err(Error::NoPlan(smallest.as_ref().map_or_else(String::new, shortage)))
     }
 
-    /// Loads with the first plan that fits into `free_bytes` of a device, and with the next smaller one for as long as
-    /// there turns out to be less.
+    /// Loads with the first plan that fits, and with the next smaller one for as long as a device turns out to have less
+    /// than it told.
     ///
     /// # Errors
     /// Those of [`Self::plan`] and of `load`; out of memory when the smallest plan was out of it too.
     pub(super) fn load<T>(
         &self,
-        free_bytes: usize,
+        free: &FreeMemory,
         job: &Job,
         mut load: impl FnMut(MemoryPlan) -> Result<T>,
     ) -> Result<(T, ChosenPlan)> {
-        let mut chosen = self.plan(free_bytes, job)?;
+        let mut chosen = self.plan(free, job)?;
         loop {
             let full = match load(chosen.plan) {
                 Err(full @ Error::Device(device::Error::OutOfMemory(_))) => full,
                 loaded => return Ok((loaded?, chosen)),
             };
-            chosen = match self.plan(chosen.peak_bytes + RESERVE_BYTES - 1, job) {
-                Ok(smaller) => ChosenPlan { free_bytes, ..smaller },
-                Err(Error::NoPlan(_)) => return Err(full),
-                Err(error) => return Err(error),
+            let next = |plan: &Result<ChosenPlan>| match plan {
+                Ok(plan) => plan.fits() && plan.is_smaller_than(&chosen),
+                Err(_) => true,
             };
+            chosen = self.plans(free, job).find(next).unwrap_or(Err(full))?;
         }
     }
+}
+
+/// What the smallest plan needs, and what there is.
+fn shortage(smallest: &ChosenPlan) -> String {
+    let mib = |bytes: usize| bytes >> 20;
+    let devices = smallest.devices.iter().map(|DeviceMemory { peak_bytes, free_bytes }| {
+        let [peak, reserve, free] = [*peak_bytes, RESERVE_BYTES, *free_bytes].map(mib);
+        format!("{peak} MiB and {reserve} MiB for the driver, {free} MiB are free")
+    });
+    let DeviceMemory { peak_bytes, free_bytes } = smallest.host;
+    let [peak, reserve, free] = [peak_bytes, HOST_RESERVE_BYTES, free_bytes].map(mib);
+    let host = (!smallest.host.fits(HOST_RESERVE_BYTES)).then(|| {
+        format!("of the host's memory {peak} MiB and {reserve} MiB for all else, {free} MiB are free")
+    });
+    let all: Vec<String> = devices.chain(host).collect();
+    format!("the smallest plan needs {}", all.join("; "))
 }
 
 /// A whole job, of one step, and the next one's prompt: all steps use the same memory.
@@ -232,91 +357,4 @@ fn run(components: &Components, dtype: DType, plan: &MemoryPlan, job: &Job) -> R
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use super::*;
-    use crate::gpu::Preset;
-    use crate::gpu::bench::plan_peaks;
-
-    const HOPPER: Capability = Capability { major: 9, minor: 0 };
-
-    #[test]
-    fn every_candidate_reads_differently() {
-        let candidates = MemoryPlan::candidates();
-        let texts: HashSet<String> = candidates.iter().map(ToString::to_string).collect();
-        assert_eq!(texts.len(), candidates.len(), "{texts:?}");
-    }
-
-    #[test]
-    fn every_plan_can_run_the_smallest_preset() {
-        let peaks = plan_peaks(Preset::Tiny, Preset::Tiny.dtype(), Precision::Dense, HOPPER).unwrap();
-        assert_eq!(peaks.len(), MemoryPlan::candidates().len());
-    }
-
-    #[test]
-    fn a_device_with_less_memory_than_it_told_gets_the_next_smaller_plan() {
-        let configs = Preset::Cogvideox2b.configs();
-        let planner =
-            Planner { configs: &configs, dtype: DType::F16, precision: Precision::Dense, capability: HOPPER };
-        let (job, free_bytes) = (Preset::Cogvideox2b.job(), 24 << 30);
-        let out_of_memory = || Error::Device(device::Error::OutOfMemory(String::new()));
-
-        let (mut tried, mut refusals) = (Vec::new(), 2);
-        let (loaded, chosen) = planner
-            .load(free_bytes, &job, |plan| {
-                tried.push(planner.peak_bytes(&plan, &job)?);
-                refusals -= 1;
-                if refusals < 0 { Ok(plan) } else { Err(out_of_memory()) }
-            })
-            .unwrap();
-        assert!(tried.len() == 3 && tried.is_sorted_by(|larger, smaller| larger > smaller), "{tried:?}");
-        assert_eq!(
-            (loaded, tried.last(), free_bytes),
-            (chosen.plan, Some(&chosen.peak_bytes), chosen.free_bytes)
-        );
-
-        let never = planner.load(free_bytes, &job, |_| Err::<(), _>(out_of_memory()));
-        assert!(matches!(never, Err(Error::Device(device::Error::OutOfMemory(_)))));
-    }
-
-    #[test]
-    fn every_candidate_is_the_fastest_for_some_model_and_memory() {
-        let mut taken = HashSet::new();
-        for preset in [Preset::Cogvideox5b, Preset::Cogvideox15] {
-            let mut least = usize::MAX;
-            for (plan, bytes) in plan_peaks(preset, preset.dtype(), Precision::Dense, HOPPER).unwrap() {
-                if bytes < least {
-                    least = bytes;
-                    taken.insert(plan.to_string());
-                }
-            }
-        }
-        let candidates = MemoryPlan::candidates().into_iter().map(|plan| plan.to_string());
-        assert_eq!(candidates.filter(|plan| !taken.contains(plan)).collect::<Vec<_>>(), Vec::<String>::new());
-    }
-
-    #[test]
-    fn whole_jobs_stay_within_the_memory_that_is_aimed_at() {
-        let text_streamed_vae_tiled = MemoryPlan {
-            text_encoder: Residence::Streamed,
-            ff_rows: 8192,
-            vae_tiling: true,
-            ..MemoryPlan::RESIDENT
-        };
-        let transformer_streamed = MemoryPlan { transformer: Residence::Streamed, ..text_streamed_vae_tiled };
-        // The goals are 5.5, 3.6, 14, 7.5 and 6 GB; most is met with room, which is not to be lost.
-        for (preset, precision, plan, most_mib) in [
-            (Preset::Cogvideox2b, Precision::Dense, text_streamed_vae_tiled, 4_600),
-            (Preset::Cogvideox2b, Precision::Int8, text_streamed_vae_tiled, 3_350),
-            (Preset::Cogvideox5b, Precision::Dense, text_streamed_vae_tiled, 11_200),
-            (Preset::Cogvideox5b, Precision::Int8, text_streamed_vae_tiled, 6_650),
-            (Preset::Cogvideox5b, Precision::Dense, transformer_streamed, 2_550),
-        ] {
-            let configs = preset.configs();
-            let planner = Planner { configs: &configs, dtype: preset.dtype(), precision, capability: HOPPER };
-            let mib = planner.peak_bytes(&plan, &preset.job()).unwrap() >> 20;
-            assert!(mib <= most_mib, "{} {precision:?}, {plan}: {mib} MiB", preset.name());
-        }
-    }
-}
+mod tests;

@@ -15,8 +15,7 @@ use super::Precision;
 use crate::weights::{EightBitDtype, EightBitWeight, WeightScope, Weights};
 use crate::{Error, Result};
 
-/// Standard deviation of random weights, about that of trained ones: zeros would make a GPU faster than it is
-/// (shared/spec/performance.md §3.6).
+/// Standard deviation of random weights, about that of trained ones: zeros would make a GPU faster than it is.
 pub(super) const RANDOM_STD: f32 = 0.02;
 
 /// The device's name of a candle dtype.

@@ -1,8 +1,8 @@
 //! Layers that lie in pinned host memory and pass through the device two at a time.
 //!
 //! While the device computes with one, the next is copied beside it on a second stream: with 17,776 tokens a block of
-//! the transformer computes longer than it takes to copy, so that streaming costs memory on the host and no time
-//! (shared/spec/performance.md §6). Must not know what a layer computes.
+//! the transformer computes longer than it takes to copy, so that streaming costs memory on the host and no time.
+//! Must not know what a layer computes.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -1,6 +1,6 @@
 //! The adaptive norms' rows of a whole schedule: what depends on the timestep alone, computed once.
 //!
-//! The layers that make them are a seventh to a fifth of a transformer's weights (shared/spec/performance.md §2.1) and
+//! The layers that make them are a seventh to a fifth of a transformer's weights and
 //! are not kept on the device: they are read, used for all timesteps of a schedule at once, and dropped; the result
 //! stays until another schedule is asked for. Must not know what a row is used for.
 

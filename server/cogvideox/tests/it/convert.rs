@@ -54,7 +54,7 @@ fn every_tensor_comes_back_and_the_folder_gives_the_golden_video() {
     for form in ["2b", "5b"] {
         let golden = Golden::open(form);
         let out = tempfile::tempdir().unwrap();
-        conversion(&golden, form, form).write(out.path()).unwrap();
+        conversion(&golden, form, form).write(out.path(), &|_, _| ()).unwrap();
         for component in ["transformer", "vae"] {
             assert_same(&out.path().join(component), &golden.dir.join(component));
         }
@@ -76,7 +76,7 @@ fn the_image_models_transformers_come_back() {
     for form in ["5b-i2v", "1.5-5b-i2v"] {
         let golden = Golden::open(form);
         let out = tempfile::tempdir().unwrap();
-        conversion(&golden, form, "5b").write(out.path()).unwrap();
+        conversion(&golden, form, "5b").write(out.path(), &|_, _| ()).unwrap();
         assert_same(&out.path().join("transformer"), &golden.dir.join("transformer"));
     }
 }
@@ -85,7 +85,9 @@ fn the_image_models_transformers_come_back() {
 fn a_transformer_is_stored_in_the_dtype_that_is_asked_for() {
     let golden = Golden::open("2b");
     let out = tempfile::tempdir().unwrap();
-    Conversion { dtype: Some(DType::BF16), ..conversion(&golden, "2b", "2b") }.write(out.path()).unwrap();
+    Conversion { dtype: Some(DType::BF16), ..conversion(&golden, "2b", "2b") }
+        .write(out.path(), &|_, _| ())
+        .unwrap();
     let found = tensors(&out.path().join("transformer"));
     for (name, tensor) in tensors(&golden.dir.join("transformer")) {
         assert_eq!(found[&name].dtype(), DType::BF16);
@@ -97,7 +99,7 @@ fn a_transformer_is_stored_in_the_dtype_that_is_asked_for() {
 fn refused(conversion: &Conversion) -> String {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
-    let message = conversion.write(&out).unwrap_err().to_string();
+    let message = conversion.write(&out, &|_, _| ()).unwrap_err().to_string();
     assert_eq!(message.lines().count(), 1, "{message}");
     assert!(!out.exists(), "something was written before all was looked at");
     message

@@ -2,6 +2,7 @@
 
 use candle_core::DType;
 use cogvideox::CogVideoXPipeline;
+use cogvideox::gpu::bench::{self, Loading};
 use cogvideox::gpu::quality::{Quality, StepError, Subject};
 use cogvideox::gpu::{GpuOptions, MemoryPlan, Placement, Precision, Preset, Residence};
 use device::{Capability, Device, Settings};
@@ -99,6 +100,20 @@ fn two_devices_share_the_guidance_of_one_video() {
         load_with(golden, placement, MemoryPlan::RESIDENT)
     };
     compare_runs("2b", load, &["resized"]);
+}
+
+#[test]
+fn loading_is_timed_beside_disk_and_bus_and_leaves_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let Loading { disk, bus, loading, loading_cached } =
+        bench::loading(&emulator(), scratch.path(), (20 << 20) + 7).unwrap();
+    for rate in [disk, bus, loading, loading_cached] {
+        assert!(rate.is_finite() && rate > 0.0, "{rate} bytes a second");
+    }
+    assert_eq!(scratch.path().read_dir().unwrap().count(), 0);
+    let missing = scratch.path().join("missing");
+    let message = bench::loading(&emulator(), &missing, 1).unwrap_err().to_string();
+    assert!(message.contains(missing.to_str().unwrap()), "{message}");
 }
 
 /// Of two steps, in the precision and without quantisation.

@@ -17,7 +17,7 @@ use crate::lora::{input, size};
 
 fn quantised(model: &Path, dtype: EightBitDtype) -> tempfile::TempDir {
     let out = tempfile::tempdir().unwrap();
-    Quantization { model: model.to_owned(), dtype }.write(out.path()).unwrap();
+    Quantization { model: model.to_owned(), dtype }.write(out.path(), &|_, _| ()).unwrap();
     out
 }
 
@@ -150,7 +150,8 @@ fn what_cannot_be_quantised_is_refused_by_its_name_before_anything_is_written() 
     let refused = |model: &Path, dtype: EightBitDtype| {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("out");
-        let message = Quantization { model: model.to_owned(), dtype }.write(&out).unwrap_err().to_string();
+        let message =
+            Quantization { model: model.to_owned(), dtype }.write(&out, &|_, _| ()).unwrap_err().to_string();
         assert!(!out.exists(), "{message}");
         message
     };

@@ -32,7 +32,7 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// 5B at 720x480, the VAE two latent frames at a time (shared/spec/performance.md §2).
+    /// 5B at 720x480, the VAE two latent frames at a time.
     pub const COGVIDEOX_5B: Self =
         Self { batch: 2, tokens: 17_776, heads: 48, frames: [8, 480, 720], channels: 128 };
     /// For the emulator.
