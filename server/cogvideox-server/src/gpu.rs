@@ -2,7 +2,6 @@
 //!
 //! The one place that knows whether this program was built for GPUs. Must not know models.
 
-use std::collections::{BTreeMap, btree_map::Entry};
 use std::str::FromStr;
 
 #[cfg(not(all(feature = "cuda", feature = "emulator")))]
@@ -19,6 +18,13 @@ pub(crate) struct PartDevices {
     pub(crate) vae: PartDevice,
 }
 
+/// A model's parts on GPUs.
+pub(crate) struct Opened {
+    pub(crate) placement: Placement,
+    /// Of the placement's devices, in their order.
+    pub(crate) numbers: Vec<usize>,
+}
+
 /// A model's parts on the GPUs of a name; none on the processor.
 ///
 /// # Errors
@@ -27,25 +33,29 @@ pub(crate) fn open(
     device: DeviceSpec,
     parts: PartDevices,
     settings: Settings,
-) -> anyhow::Result<Option<Placement>> {
-    let numbers = match device {
+) -> anyhow::Result<Option<Opened>> {
+    let transformer = match device {
         DeviceSpec::Cpu => return Ok(None),
         DeviceSpec::Cuda(number) => vec![number],
         DeviceSpec::CudaPair(numbers) => numbers.to_vec(),
     };
-    let mut open = BTreeMap::new();
+    let mut numbers = Vec::new();
+    let mut devices = Vec::new();
     let mut gpu = |number| {
-        if let Entry::Vacant(place) = open.entry(number) {
-            place.insert(open_one(number, settings)?);
+        let place = numbers.iter().position(|known| *known == number).unwrap_or(numbers.len());
+        if place == numbers.len() {
+            devices.push(open_one(number, settings)?);
+            numbers.push(number);
         }
-        anyhow::Ok(open[&number].clone())
+        anyhow::Ok(devices[place].clone())
     };
     // Of two the second has half of the guidance.
-    Ok(Some(Placement {
-        transformer: numbers.iter().map(|number| gpu(*number)).collect::<anyhow::Result<_>>()?,
-        text_encoder: gpu(parts.text_encoder.0.unwrap_or(numbers[0]))?,
-        vae: gpu(parts.vae.0.unwrap_or(numbers[0]))?,
-    }))
+    let placement = Placement {
+        transformer: transformer.iter().map(|number| gpu(*number)).collect::<anyhow::Result<_>>()?,
+        text_encoder: gpu(parts.text_encoder.0.unwrap_or(transformer[0]))?,
+        vae: gpu(parts.vae.0.unwrap_or(transformer[0]))?,
+    };
+    Ok(Some(Opened { placement, numbers }))
 }
 
 #[cfg(feature = "cuda")]

@@ -13,7 +13,7 @@ use cogvideox::scheduler::SchedulerKind;
 use cogvideox::{CogVideoXPipeline, ModelDescription, ModelForm};
 
 use crate::config::{self, DeviceSpec, Model, ModelPath, NamedModel};
-use crate::gpu::{self, PartDevices};
+use crate::gpu::{self, Opened, PartDevices};
 use crate::model_files::folder_name;
 
 /// What a user of the demo model must know.
@@ -88,7 +88,7 @@ impl ModelSource {
     /// # Errors
     /// A device that this binary cannot use; the file or tensor that is not as the model needs it.
     pub(crate) fn load(&self) -> anyhow::Result<Loaded> {
-        let Some(placement) = self.open_gpus()? else {
+        let Some(Opened { placement, .. }) = self.open_gpus()? else {
             return Ok(Loaded { pipeline: self.load_on_cpu()?, gpus: None, memory: None });
         };
         let (dir, (dtype, precision)) = (self.gpu_folder()?, self.computing()?);
@@ -101,7 +101,7 @@ impl ModelSource {
     ///
     /// # Errors
     /// A device that this binary cannot use.
-    pub(crate) fn open_gpus(&self) -> anyhow::Result<Option<Placement>> {
+    pub(crate) fn open_gpus(&self) -> anyhow::Result<Option<Opened>> {
         let settings = device::Settings { memory_limit_bytes: self.memory_limit_bytes, ..Default::default() };
         gpu::open(self.device, self.part_devices, settings)
     }

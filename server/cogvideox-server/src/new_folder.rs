@@ -22,6 +22,8 @@ pub(crate) fn write(
         bail!("--output: {} is there already", output.display());
     }
     let unfinished = unfinished(output)?;
+    // What takes long begins when it is known that the folder can be.
+    std::fs::create_dir(&unfinished).with_context(|| format!("{}: cannot be made", unfinished.display()))?;
     let progress = RefCell::new(Progress::stderr());
     let report =
         |stage: &'static str, fraction| progress.borrow_mut().update(Update::Fraction { stage, fraction });

@@ -9,6 +9,7 @@ use queue::DatabaseFile;
 
 use super::Finding;
 use crate::config::{Config, DeviceSpec, Model};
+use crate::gpu::Opened;
 use crate::model::ModelSource;
 use crate::serve::QUEUE_FILE;
 
@@ -48,9 +49,9 @@ pub(super) fn devices(model: &Model) -> Vec<Finding> {
 }
 
 fn one_device(source: &ModelSource) -> Vec<Finding> {
-    let placement = match source.open_gpus() {
+    let Opened { placement, numbers } = match source.open_gpus() {
         Ok(None) => return vec![cpu(source)],
-        Ok(Some(placement)) => placement,
+        Ok(Some(opened)) => opened,
         Err(error) => {
             let advice = "nvidia-smi must list the GPU, with driver 580 (CUDA 13.0) or newer; in a container, run \
                           it with --gpus all; else set model.device to cpu";
@@ -58,10 +59,10 @@ fn one_device(source: &ModelSource) -> Vec<Finding> {
         }
     };
     let mut findings = Vec::new();
-    for gpu in placement.devices() {
+    for (gpu, number) in placement.devices().into_iter().zip(numbers) {
         let (free, total) = gpu.memory().unwrap_or((0, 0));
         let memory = format!("{} of {} MiB free", free >> 20, total >> 20);
-        findings.push(Finding::ok("device", format!("{}: {}, {memory}", source.device, gpu.name())));
+        findings.push(Finding::ok("device", format!("cuda:{number}: {}, {memory}", gpu.name())));
         findings.extend(gpu.library_notes().iter().map(|note| library(note)));
     }
     findings.extend(memory_plan(source, placement));

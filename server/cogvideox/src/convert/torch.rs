@@ -58,8 +58,8 @@ impl TorchFile {
     /// [`Error::Weights`], naming the first part whose checksum is not right.
     pub(super) fn verify(&self, stage: &'static str, report: Report<'_>) -> Result<()> {
         let fault = |message: String| Error::weights(&self.path, message);
-        let way = Way::new(report, stage, self.map.len());
         let mut archive = ZipArchive::new(Cursor::new(&*self.map)).map_err(|e| fault(e.to_string()))?;
+        let way = Way::new(report, stage, archive.decompressed_size().map_or(0, |bytes| bytes as usize));
         for index in 0..archive.len() {
             let name = archive
                 .name_for_index(index)

@@ -3,7 +3,7 @@
 //! The formulas and their precision are those of diffusers' `embeddings.py`: the sincos table in `f64`, the rotary
 //! tables and the timestep in `f32`. Pure tables; must not know weights.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor, WithDType};
 
 use crate::ops::attention::RotaryTables;
 
@@ -48,16 +48,25 @@ impl Grid {
 }
 
 /// The sincos table, `(tokens, dim)` row-major (diffusers' `get_3d_sincos_pos_embed`): a quarter of the width for
-/// time, then three eighths each for the column and the row, in this order.
-pub(crate) fn sincos_table(dim: usize, grid: Grid, spatial_scale: f64, temporal_scale: f64) -> Vec<f64> {
-    let axis = |count: usize, scale: f64, width: usize| -> Vec<Vec<f64>> {
-        (0..count).map(|i| sincos(f64::from(i as f32 / scale as f32), width)).collect()
+/// time, then three eighths each for the column and the row, in this order. Behind `zeros` tokens of zeros.
+pub(crate) fn sincos_table<T: WithDType>(
+    zeros: usize,
+    dim: usize,
+    grid: Grid,
+    spatial_scale: f64,
+    temporal_scale: f64,
+) -> Vec<T> {
+    // Rounded once, before the values are spread: the whole table in `f64` would be a quarter of a GiB.
+    let axis = |count: usize, scale: f64, width: usize| -> Vec<Vec<T>> {
+        let rounded = |i| sincos(f64::from(i as f32 / scale as f32), width).into_iter().map(T::from_f64);
+        (0..count).map(|i| rounded(i).collect()).collect()
     };
     let spatial = 3 * dim / 4 / 2;
     let times = axis(grid.frames, temporal_scale, dim / 4);
     let rows = axis(grid.rows, spatial_scale, spatial);
     let columns = axis(grid.columns, spatial_scale, spatial);
-    let mut table = Vec::with_capacity(grid.tokens() * dim);
+    let mut table = Vec::with_capacity((zeros + grid.tokens()) * dim);
+    table.resize(zeros * dim, T::from_f64(0.0));
     for time in &times {
         for row in &rows {
             for column in &columns {

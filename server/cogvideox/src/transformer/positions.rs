@@ -5,7 +5,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, WithDType};
+use half::{bf16, f16};
 
 use super::config::TransformerConfig;
 use super::embeddings::{Grid, crop_region, linspace, rotary_tables, sincos_table};
@@ -136,10 +137,21 @@ impl PositionMaker<'_> {
                 return Ok(table.clone());
             }
         }
+        match dtype {
+            DType::F32 => self.sincos_table::<f32>(grid),
+            DType::F16 => self.sincos_table::<f16>(grid),
+            DType::BF16 => self.sincos_table::<bf16>(grid),
+            other => {
+                Err(Error::UnsupportedDtype(format!("expected f32, f16 or bf16, found {}", other.as_str())))
+            }
+        }
+    }
+
+    fn sincos_table<T: WithDType>(&self, grid: Grid) -> Result<Tensor> {
+        let config = self.config;
+        let (text, dim) = (config.max_text_seq_length, config.inner_dim());
         let (spatial, temporal) = (config.spatial_interpolation_scale, config.temporal_interpolation_scale);
-        let mut values = vec![0.0; config.max_text_seq_length * config.inner_dim()];
-        values.extend(sincos_table(config.inner_dim(), grid, spatial, temporal));
-        let tokens = config.max_text_seq_length + grid.tokens();
-        Ok(Tensor::from_vec(values, (1, tokens, config.inner_dim()), &Device::Cpu)?.to_dtype(dtype)?)
+        let values = sincos_table::<T>(text, dim, grid, spatial, temporal);
+        Ok(Tensor::from_vec(values, (1, text + grid.tokens(), dim), &Device::Cpu)?)
     }
 }

@@ -85,7 +85,7 @@ __thread Current current;
 namespace {
 
 const size_t STACK_BYTES = 128 << 10;
-const uint32_t MAX_THREADS = 1024, WARP = 32, SLOT_BYTES = 64;
+const uint32_t MAX_THREADS = 1024, WARP = 32;
 
 struct Kernel { Body body; uint32_t args_bytes, max_threads; uint64_t launches; };
 
@@ -271,12 +271,7 @@ Exchange exchange(const void* data, uint32_t bytes) {
   if (bytes > 0) memcpy(&block->slots[(parity * MAX_THREADS + block->running) * SLOT_BYTES], data, bytes);
   thread.state = State::AtExchange;
   to_scheduler();
-  return {parity};
-}
-
-const unsigned char* Exchange::slot(uint32_t lane) const {
-  uint32_t thread = block->running / WARP * WARP + lane;
-  return &block->slots[(parity * MAX_THREADS + thread) * SLOT_BYTES];
+  return {&block->slots[(parity * MAX_THREADS + block->running / WARP * WARP) * SLOT_BYTES]};
 }
 
 unsigned char* shared_memory(uint32_t offset_bytes, uint64_t bytes) {

@@ -24,8 +24,12 @@ extern __thread Current current;
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
 void sync_threads();
-// Gives `bytes` (at most 64) to the warp and returns where lane `lane`'s may be read until the next exchange.
-struct Exchange { const unsigned char* slot(uint32_t lane) const; uint32_t parity; };
+// Gives `bytes` (at most SLOT_BYTES) to the warp and returns where lane `lane`'s may be read until the next exchange.
+constexpr uint32_t SLOT_BYTES = 64;
+struct Exchange {
+  const unsigned char* slot(uint32_t lane) const { return first + lane * SLOT_BYTES; }
+  const unsigned char* first;
+};
 Exchange exchange(const void* data, uint32_t bytes);
 uint32_t lane();
 
@@ -218,21 +222,22 @@ inline void mma_16x8x16_of(float (&d)[4], const uint32_t (&a)[4], const uint32_t
   float mine[12];
   for (uint32_t i = 0; i < 12; i++) mine[i] = to_f32(T{uint16_t(words[i / 2] >> (16 * (i & 1)))});
   emulator::Exchange all = emulator::exchange(mine, sizeof mine);
-  auto element = [&](uint32_t lane, uint32_t reg, uint32_t half) {
-    float x;
-    memcpy(&x, all.slot(lane) + 4 * (2 * reg + half), 4);
-    return x;
+  // A row of a or column of b: four lanes have two of its first eight elements each, and in register + step two of the rest.
+  auto gather = [&](float (&to)[16], uint32_t lane, uint32_t reg, uint32_t step) {
+    for (uint32_t pair = 0; pair < 4; pair++) {
+      memcpy(to + 2 * pair, all.slot(lane + pair) + 8 * reg, 8);
+      memcpy(to + 8 + 2 * pair, all.slot(lane + pair) + 8 * (reg + step), 8);
+    }
   };
   uint32_t lane = emulator::lane();
+  float rows[2][16], columns[2][16];
+  for (uint32_t i = 0; i < 2; i++) {
+    gather(rows[i], (lane >> 2) * 4, i, 2);
+    gather(columns[i], (2 * (lane & 3) + i) * 4, 4, 1);
+  }
   for (uint32_t i = 0; i < 4; i++) {
-    uint32_t row = (lane >> 2) + 8 * (i >> 1), column = 2 * (lane & 3) + (i & 1);
     float sum = 0;
-    for (uint32_t k = 0; k < 16; k++) {
-      uint32_t pair = (k & 7) >> 1, upper = k >> 3;
-      float x = element((row & 7) * 4 + pair, (row >> 3) + 2 * upper, k & 1);
-      float y = element(column * 4 + pair, 4 + upper, k & 1);
-      sum += x * y;
-    }
+    for (uint32_t k = 0; k < 16; k++) sum += rows[i >> 1][k] * columns[i & 1][k];
     d[i] += sum;
   }
 }
