@@ -153,7 +153,7 @@ impl Bench {
             Some(limit_bytes) => {
                 // This machine's own memory is not that of the one planned for.
                 let free = FreeMemory { devices_bytes: vec![limit_bytes], host_bytes: None };
-                let ChosenPlan { plan, devices, host } =
+                let ChosenPlan { plan, devices, host, .. } =
                     first_plan(preset, dtype, precision, &device, &free)?;
                 let peak_bytes = devices.iter().map(|memory| memory.peak_bytes).collect();
                 vec![(plan, Needs { peak_bytes, host_bytes: host.peak_bytes })]

@@ -22,6 +22,8 @@ pub(crate) struct PipelineGenerator {
     gpus: Option<Placement>,
     /// A GPU's, for all videos but those in low memory.
     plan: Option<MemoryPlan>,
+    /// A GPU's, for those.
+    smallest_plan: Option<MemoryPlan>,
     /// Whether the VAE decodes in tiles.
     vae_tiling: bool,
 }
@@ -43,8 +45,8 @@ impl PipelineGenerator {
         if previews {
             pipeline.prepare_previews()?;
         }
-        let plan = memory.map(|memory| memory.plan);
-        Ok(Self { pipeline: Some(pipeline), source: source.clone(), gpus, plan, vae_tiling })
+        let [plan, smallest_plan] = memory.map_or([None; 2], |found| [found.plan, found.smallest].map(Some));
+        Ok(Self { pipeline: Some(pipeline), source: source.clone(), gpus, plan, smallest_plan, vae_tiling })
     }
 
     /// The pipeline as the next video needs it. On a GPU, low memory is the smallest plan, for which the model is
@@ -54,8 +56,7 @@ impl PipelineGenerator {
         low_memory: bool,
         on_progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<&CogVideoXPipeline, GenerateError> {
-        let smallest = MemoryPlan::candidates().last().copied();
-        let wanted = if low_memory { self.plan.and(smallest) } else { self.plan };
+        let wanted = if low_memory { self.smallest_plan } else { self.plan };
         // Taken: the old pipeline's memory is free before the new one's is asked for.
         let pipeline = match (self.pipeline.take(), wanted.zip(self.gpus.clone())) {
             (Some(pipeline), _) if pipeline.memory_plan() == wanted.as_ref() => pipeline,

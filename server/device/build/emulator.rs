@@ -42,12 +42,12 @@ pub(crate) fn build(sources: &[PathBuf], kept: &Path) -> Result<()> {
 
 /// Of all that the library is made from.
 fn key(cc: &cc::Build, sources: &[PathBuf]) -> Result<String> {
-    let mut command = cc.try_get_compiler().map_err(|error| error.to_string())?.to_command();
-    let arguments = format!("{command:?}");
-    let version = command.arg("--version").output().map_err(|error| error.to_string())?.stdout;
+    let compiler = cc.try_get_compiler().map_err(|error| error.to_string())?;
+    let version = compiler.to_command().arg("--version").output().map_err(|error| error.to_string())?.stdout;
     let own = files(Path::new("kernels/emulator"), &["h", "cpp", "cu"])?;
     let headers = files(Path::new("kernels"), &["h", "cuh"])?;
     let mut hasher = DefaultHasher::new();
-    (arguments, version, texts(sources)?, texts(&own)?, texts(&headers)?).hash(&mut hasher);
+    (compiler.path(), compiler.args(), version, texts(sources)?, texts(&own)?, texts(&headers)?)
+        .hash(&mut hasher);
     Ok(format!("{:016x}", hasher.finish()))
 }

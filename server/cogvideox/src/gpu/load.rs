@@ -133,7 +133,8 @@ impl CogVideoXPipeline {
         let sources = Sources::open(dir, &options.placement)?;
         sources.transformer.iter().try_for_each(|source| source.check_precision(options.precision))?;
         let components = build(&configs, sources, dtype, options, &plan)?;
-        // Latents come of the first; of two the other is like it. Versions of the libraries too: others may round otherwise.
+        // Latents come of the first; of two the other is like it. Versions of the libraries too: others may round
+        // otherwise.
         let device = options.placement.devices()[0];
         let name = format!("{} {:?} {}", device.name(), options.precision, device.library_notes().join(", "));
         Self::assemble(dir, description, components, dtype, Some(GpuUse { plan, name }))

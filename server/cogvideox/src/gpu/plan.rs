@@ -123,6 +123,8 @@ impl fmt::Display for MemoryPlan {
 pub struct ChosenPlan {
     /// The first that fits.
     pub plan: MemoryPlan,
+    /// The least of the devices' memory, for a second try: what the host has room for decides.
+    pub smallest: MemoryPlan,
     /// Of each device, in the order of [`Placement::devices`].
     pub devices: Vec<DeviceMemory>,
     /// Of the host, pinned for what is streamed.
@@ -253,7 +255,7 @@ impl Planner<'_> {
         &'a self,
         free: &'a FreeMemory,
         job: &'a Job,
-    ) -> impl Iterator<Item = Result<ChosenPlan>> + 'a {
+    ) -> impl DoubleEndedIterator<Item = Result<ChosenPlan>> + 'a {
         let candidates = match free.devices_bytes[..] {
             [_] => MemoryPlan::candidates(),
             _ => MemoryPlan::candidates_apart(self.placement.transformer.len()),
@@ -264,8 +266,19 @@ impl Planner<'_> {
             let devices = devices.map(|(peak_bytes, &free_bytes)| DeviceMemory { peak_bytes, free_bytes });
             let host_free = free.host_bytes.unwrap_or(usize::MAX);
             let host = DeviceMemory { peak_bytes: needs.host_bytes, free_bytes: host_free };
-            Ok(ChosenPlan { plan, devices: devices.collect(), host })
+            Ok(ChosenPlan { plan, smallest: plan, devices: devices.collect(), host })
         })
+    }
+
+    /// The smallest plan that the host has room for.
+    fn smallest(&self, free: &FreeMemory, job: &Job) -> Result<Option<MemoryPlan>> {
+        for plan in self.plans(free, job).rev() {
+            let plan = plan?;
+            if plan.host.fits(HOST_RESERVE_BYTES) {
+                return Ok(Some(plan.plan));
+            }
+        }
+        Ok(None)
     }
 
     /// The first plan that fits.
@@ -277,7 +290,8 @@ impl Planner<'_> {
         for plan in self.plans(free, job) {
             let plan = plan?;
             if plan.fits() {
-                return Ok(plan);
+                let smallest = self.smallest(free, job)?.unwrap_or(plan.plan);
+                return Ok(ChosenPlan { smallest, ..plan });
             }
             smallest = Some(plan);
         }
@@ -305,7 +319,8 @@ impl Planner<'_> {
                 Ok(plan) => plan.fits() && plan.is_smaller_than(&chosen),
                 Err(_) => true,
             };
-            chosen = self.plans(free, job).find(next).unwrap_or(Err(full))?;
+            let next = self.plans(free, job).find(next).unwrap_or(Err(full))?;
+            chosen = ChosenPlan { smallest: chosen.smallest, ..next };
         }
     }
 }

@@ -140,7 +140,11 @@ fn what_is_streamed_has_to_lie_somewhere() {
         )
     };
     assert_eq!(plan(8, 32).unwrap().plan.transformer, Residence::Streamed);
-    assert_eq!(plan(16, 12).unwrap().plan.text_encoder, Residence::Streamed);
+    let short = plan(16, 12).unwrap();
+    assert_eq!(short.plan.text_encoder, Residence::Streamed);
+    // A second try in less memory of the device streams no more than the host can hold either.
+    assert_eq!(short.smallest.transformer, Residence::Resident);
+    assert_eq!(Some(plan(16, 32).unwrap().smallest), MemoryPlan::candidates().last().copied());
     // Without room on the host for the text encoder there is but the plan that streams nothing.
     assert_eq!(plan(24, 2).unwrap().plan, MemoryPlan::RESIDENT);
     let message = plan(8, 12).unwrap_err().to_string();
