@@ -15,7 +15,8 @@ use super::{Error, Origin, Result, read};
 const PREFIX: &str = "COGVIDEOX_";
 const FILE_VARIABLE: &str = "COGVIDEOX_CONFIG";
 /// The build's own (server/device): who built here still has them.
-const BUILD_VARIABLES: [&str; 2] = ["COGVIDEOX_CUDA_ARCHS", "COGVIDEOX_CUDNN_LIB_DIR"];
+const BUILD_VARIABLES: [&str; 3] =
+    ["COGVIDEOX_CUDA_ARCHS", "COGVIDEOX_CUDNN_LIB_DIR", "COGVIDEOX_KERNELS_DIR"];
 
 /// The variables of an environment that are ours.
 pub(super) struct Environment {
