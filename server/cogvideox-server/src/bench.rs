@@ -15,7 +15,7 @@ use anyhow::{Context, bail};
 use candle_core::DType;
 use clap::{Args, ValueEnum};
 use cogvideox::gpu::bench::{Bench as Measuring, Loading, first_plan, loading, plan_needs};
-use cogvideox::gpu::{ChosenPlan, FreeMemory, Needs, Placement, Precision, Preset};
+use cogvideox::gpu::{ChosenPlan, FreeMemory, Needs, Placement, Precision, Preset, counting_device};
 use device::{Capability, Device, Settings};
 use serde_json::json;
 
@@ -25,9 +25,6 @@ use crate::gpu::{self, DeviceName};
 
 /// Steps of the published videos.
 const STEPS: f64 = 50.0;
-/// More than any GPU has.
-const BOUNDLESS_BYTES: usize = 1 << 46;
-
 /// A part of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Stage {
@@ -146,14 +143,14 @@ impl Bench {
     fn print_plans(&self, precision: Precision, stdout: &mut impl Write) -> anyhow::Result<()> {
         let preset = self.preset()?;
         // An H100's capability decides between kernels.
-        let device = Device::planner(Capability::HOPPER, BOUNDLESS_BYTES, Settings::default());
+        let device = counting_device(Capability::HOPPER);
         let dtype = self.dtype(preset);
         let plans = match self.memory_limit_bytes() {
             None => plan_needs(preset, dtype, precision, &device)?,
             Some(limit_bytes) => {
                 // This machine's own memory is not that of the one planned for.
                 let free = FreeMemory { devices_bytes: vec![limit_bytes], host_bytes: None };
-                let ChosenPlan { plan, devices, host, .. } =
+                let ChosenPlan { plan, devices, host } =
                     first_plan(preset, dtype, precision, &device, &free)?;
                 let peak_bytes = devices.iter().map(|memory| memory.peak_bytes).collect();
                 vec![(plan, Needs { peak_bytes, host_bytes: host.peak_bytes })]

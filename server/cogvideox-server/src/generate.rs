@@ -119,15 +119,15 @@ impl Generate {
 
         let mut progress = Progress::stderr();
         progress.update(Update::Stage("load_model"));
-        let Loaded { pipeline, memory, .. } = source.load()?;
+        let Loaded { pipeline, gpus } = source.load()?;
         let defaults = &pipeline.description().defaults;
         let image = self.image.as_deref().map(read_image).transpose()?;
         let params = self.params(defaults, image.as_ref(), config.model.vae_tiling)?;
         for warning in warnings(&params, defaults).into_iter().chain(source.notice()) {
             note(&format!("warning: {warning}"));
         }
-        if let Some(memory) = memory {
-            note(&memory.to_string());
+        if let Some(gpus) = gpus {
+            note(&gpus.plans.chosen.to_string());
         }
         note(&format!("seed {}", params.seed));
 

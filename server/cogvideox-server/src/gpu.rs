@@ -12,7 +12,7 @@ use device::{Device, Settings};
 use crate::config::{DType, DeviceSpec, PartDevice};
 
 /// Parts that lie on other GPUs than the transformer.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct PartDevices {
     pub(crate) text_encoder: PartDevice,
     pub(crate) vae: PartDevice,

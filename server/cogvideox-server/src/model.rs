@@ -8,7 +8,7 @@ use std::time::UNIX_EPOCH;
 use anyhow::bail;
 use api::{FrameLattice, ModelCard, Size, StepRule};
 use candle_core::{DType, Device};
-use cogvideox::gpu::{ChosenPlan, GpuOptions, MemoryPlan, Placement, Precision};
+use cogvideox::gpu::{GpuOptions, MemoryPlan, Placement, Plans, Precision};
 use cogvideox::scheduler::SchedulerKind;
 use cogvideox::{CogVideoXPipeline, ModelDescription, ModelForm};
 
@@ -42,9 +42,20 @@ pub(crate) struct ModelSource {
 pub(crate) struct Loaded {
     pub(crate) pipeline: CogVideoXPipeline,
     /// None on the processor.
-    pub(crate) gpus: Option<Placement>,
-    /// How the GPUs' memory is used.
-    pub(crate) memory: Option<ChosenPlan>,
+    pub(crate) gpus: Option<Gpus>,
+}
+
+/// The GPUs of a pipeline, and how their memory is used.
+pub(crate) struct Gpus {
+    pub(crate) placement: Placement,
+    pub(crate) plans: Plans,
+}
+
+impl Gpus {
+    /// Each once.
+    pub(crate) fn devices(&self) -> Vec<&device::Device> {
+        self.placement.devices()
+    }
 }
 
 impl ModelSource {
@@ -89,12 +100,12 @@ impl ModelSource {
     /// A device that this binary cannot use; the file or tensor that is not as the model needs it.
     pub(crate) fn load(&self) -> anyhow::Result<Loaded> {
         let Some(Opened { placement, .. }) = self.open_gpus()? else {
-            return Ok(Loaded { pipeline: self.load_on_cpu()?, gpus: None, memory: None });
+            return Ok(Loaded { pipeline: self.load_on_cpu()?, gpus: None });
         };
         let (dir, (dtype, precision)) = (self.gpu_folder()?, self.computing()?);
         let options = GpuOptions { placement, precision };
-        let (pipeline, memory) = CogVideoXPipeline::load_where_it_fits(dir, dtype, &options)?;
-        Ok(Loaded { pipeline, gpus: Some(options.placement), memory: Some(memory) })
+        let (pipeline, plans) = CogVideoXPipeline::load_where_it_fits(dir, dtype, &options)?;
+        Ok(Loaded { pipeline, gpus: Some(Gpus { placement: options.placement, plans }) })
     }
 
     /// The GPUs that it computes on; none on the processor.
@@ -123,11 +134,11 @@ impl ModelSource {
     /// Those of [`ModelSource::load`].
     pub(crate) fn load_again(
         &self,
-        placement: Placement,
+        placement: &Placement,
         plan: MemoryPlan,
     ) -> anyhow::Result<CogVideoXPipeline> {
         let (dtype, precision) = self.computing()?;
-        let options = GpuOptions { placement, precision };
+        let options = GpuOptions { placement: placement.clone(), precision };
         Ok(CogVideoXPipeline::load_on_gpu(self.gpu_folder()?, dtype, &options, plan)?)
     }
 
@@ -246,13 +257,12 @@ fn frame_lattice(counts: &[usize]) -> FrameLattice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::PartDevice;
 
     fn dtype(form: &str, dtype: config::DType, device: DeviceSpec) -> config::DType {
         let path = ModelPath::Folder(
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../cogvideox/tests/golden").join(form),
         );
-        let part_devices = PartDevices { text_encoder: PartDevice(None), vae: PartDevice(None) };
+        let part_devices = PartDevices::default();
         let source = ModelSource { path, dtype, device, part_devices, memory_limit_bytes: None };
         source.dtype(source.form().unwrap()).unwrap()
     }

@@ -4,7 +4,6 @@
 
 use std::ops::ControlFlow;
 
-use cogvideox::gpu::{MemoryPlan, Placement};
 use cogvideox::image::RgbImage;
 use cogvideox::lora::LoraChoice;
 use cogvideox::{Checkpoint, CogVideoXPipeline, Event, GenerationParams};
@@ -12,18 +11,15 @@ use queue::VideoParams;
 use worker::{DenoiseState, GenerateError, Generated, Picture, Progress, Request};
 
 use crate::measurements;
-use crate::model::{Loaded, ModelSource};
+use crate::model::{Gpus, Loaded, ModelSource};
 
 /// The pipeline behind the worker's seam.
 pub(crate) struct PipelineGenerator {
     /// Loaded on the worker's thread. None after a change of the memory plan that failed.
     pipeline: Option<CogVideoXPipeline>,
     source: ModelSource,
-    gpus: Option<Placement>,
-    /// A GPU's, for all videos but those in low memory.
-    plan: Option<MemoryPlan>,
-    /// A GPU's, for those.
-    smallest_plan: Option<MemoryPlan>,
+    /// None on the processor.
+    gpus: Option<Gpus>,
     /// Whether the VAE decodes in tiles.
     vae_tiling: bool,
 }
@@ -34,19 +30,18 @@ impl PipelineGenerator {
     /// # Errors
     /// As [`ModelSource::load`].
     pub(crate) fn load(source: &ModelSource, vae_tiling: bool, previews: bool) -> anyhow::Result<Self> {
-        let Loaded { pipeline, gpus, memory } = source.load()?;
-        for gpu in gpus.iter().flat_map(Placement::devices) {
-            let libraries = gpu.library_notes().join("; ");
-            tracing::info!(device = gpu.name(), "{libraries}");
-        }
-        if let Some(memory) = &memory {
-            tracing::info!("{memory}");
+        let Loaded { pipeline, gpus } = source.load()?;
+        if let Some(gpus) = &gpus {
+            for gpu in gpus.devices() {
+                let libraries = gpu.library_notes().join("; ");
+                tracing::info!(device = gpu.name(), "{libraries}");
+            }
+            tracing::info!("{}", gpus.plans.chosen);
         }
         if previews {
             pipeline.prepare_previews()?;
         }
-        let [plan, smallest_plan] = memory.map_or([None; 2], |found| [found.plan, found.smallest].map(Some));
-        Ok(Self { pipeline: Some(pipeline), source: source.clone(), gpus, plan, smallest_plan, vae_tiling })
+        Ok(Self { pipeline: Some(pipeline), source: source.clone(), gpus, vae_tiling })
     }
 
     /// The pipeline as the next video needs it. On a GPU, low memory is the smallest plan, for which the model is
@@ -56,11 +51,15 @@ impl PipelineGenerator {
         low_memory: bool,
         on_progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<&CogVideoXPipeline, GenerateError> {
-        let wanted = if low_memory { self.smallest_plan } else { self.plan };
+        let wanted = self.gpus.as_ref().map(|Gpus { placement, plans }| {
+            (placement, if low_memory { plans.smallest } else { plans.chosen.plan })
+        });
         // Taken: the old pipeline's memory is free before the new one's is asked for.
-        let pipeline = match (self.pipeline.take(), wanted.zip(self.gpus.clone())) {
-            (Some(pipeline), _) if pipeline.memory_plan() == wanted.as_ref() => pipeline,
-            (old, Some((plan, placement))) => {
+        let pipeline = match (self.pipeline.take(), wanted) {
+            (Some(pipeline), wanted) if pipeline.memory_plan().copied() == wanted.map(|(_, plan)| plan) => {
+                pipeline
+            }
+            (old, Some((placement, plan))) => {
                 if on_progress(Progress::LoadModel).is_break() {
                     self.pipeline = old;
                     return Err(GenerateError::Interrupted);
@@ -166,16 +165,16 @@ impl DenoiseState for LoopState<'_> {
 }
 
 /// Starts anew what [`peak_memory_bytes`] tells. Where the system refuses, that stays the whole process's peak.
-fn reset_peak_memory(gpus: Option<&Placement>) {
-    gpus.into_iter().flat_map(Placement::devices).for_each(device::Device::reset_peak);
+fn reset_peak_memory(gpus: Option<&Gpus>) {
+    gpus.into_iter().flat_map(Gpus::devices).for_each(device::Device::reset_peak);
     // 5 resets the peak: proc(5), clear_refs.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
 /// The most memory that tensors held since on one of the GPUs. On the processor what the process held, and with it all
 /// workers there; Linux only.
-fn peak_memory_bytes(gpus: Option<&Placement>) -> Option<u64> {
-    match gpus.into_iter().flat_map(Placement::devices).map(|gpu| gpu.usage().peak_bytes as u64).max() {
+fn peak_memory_bytes(gpus: Option<&Gpus>) -> Option<u64> {
+    match gpus.into_iter().flat_map(Gpus::devices).map(|gpu| gpu.usage().peak_bytes as u64).max() {
         None => measurements::process_bytes("VmHWM:"),
         peak => peak,
     }

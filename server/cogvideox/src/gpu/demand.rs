@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use candle_core::DType;
 use candle_transformers::models::t5::Config as T5Config;
-use device::{Capability, Device, Settings};
+use device::{Capability, Device};
 
 use super::Precision;
 use super::load::{Configs, Placement, own_job};
-use super::plan::{BOUNDLESS_BYTES, MemoryPlan, Planner};
+use super::plan::{MemoryPlan, Planner, counting_device};
 use super::source::{Asked, Names, Source};
 use super::streaming::Residence;
 use super::text_encoder::GpuTextEncoder;
@@ -23,9 +23,6 @@ use crate::params::ModelDefaults;
 use crate::transformer::TransformerConfig;
 use crate::vae::VaeConfig;
 
-/// Plans are counted for this capability, an H100's: others differ by a kernel's work space.
-const PLANNED: Capability = Capability { major: 9, minor: 0 };
-
 /// Tensors and their shapes as the files are to hold them.
 pub(crate) type Demand = BTreeMap<String, Vec<usize>>;
 
@@ -35,8 +32,9 @@ fn asked(build: impl FnOnce(Source, &Device) -> Result<()>) -> Result<Asked> {
     Ok(names.take())
 }
 
+/// As an H100: others differ by a kernel's work space.
 fn planned() -> Device {
-    Device::planner(PLANNED, BOUNDLESS_BYTES, Settings::default())
+    counting_device(Capability::HOPPER)
 }
 
 /// Of `CogVideoXTransformer3DModel`.

@@ -7,7 +7,7 @@ use candle_transformers::models::t5::Config as T5Config;
 use device::{Capability, Device};
 
 use super::Precision;
-use super::plan::{ChosenPlan, FreeMemory, Job, MemoryPlan, Planner};
+use super::plan::{ChosenPlan, FreeMemory, Job, MemoryPlan, Planner, Plans};
 use super::source::Source;
 use super::text_encoder::GpuTextEncoder;
 use super::transformer::{GpuTransformer, GuidanceParallel};
@@ -146,7 +146,7 @@ impl CogVideoXPipeline {
     /// # Errors
     /// Those of [`CogVideoXPipeline::load_on_gpu`]; [`Error::NoPlan`] with the numbers, before anything is loaded, if
     /// none fits.
-    pub fn load_where_it_fits(dir: &Path, dtype: DType, options: &GpuOptions) -> Result<(Self, ChosenPlan)> {
+    pub fn load_where_it_fits(dir: &Path, dtype: DType, options: &GpuOptions) -> Result<(Self, Plans)> {
         let (configs, job) = checked(dir, dtype, options)?;
         let planner = planner(&configs, dtype, options);
         planner.load(&FreeMemory::now(&options.placement)?, &job, |plan| {

@@ -25,7 +25,9 @@ use device::ops::linear::EightBit;
 
 pub(crate) use self::load::Configs;
 pub use self::load::{GpuOptions, Placement};
-pub use self::plan::{ChosenPlan, DeviceMemory, FreeMemory, Job, MemoryPlan, Needs, Planner};
+pub use self::plan::{
+    ChosenPlan, DeviceMemory, FreeMemory, Job, MemoryPlan, Needs, Planner, Plans, counting_device,
+};
 pub use self::preset::Preset;
 pub use self::streaming::Residence;
 pub use self::transformer::GpuTransformer;

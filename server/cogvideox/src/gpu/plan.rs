@@ -7,7 +7,7 @@
 use std::fmt;
 
 use candle_core::{DType, Tensor as HostTensor};
-use device::{Device, Settings};
+use device::{Capability, Device, Settings};
 
 use super::Precision;
 use super::load::{Configs, GpuOptions, Placement, Sources, build};
@@ -22,8 +22,13 @@ use crate::{Error, Result};
 const RESERVE_BYTES: usize = 512 << 20;
 /// What stays to the host beside what is pinned: its system, the frames of a video, their encoding.
 const HOST_RESERVE_BYTES: usize = 1 << 30;
-/// More than any device has: a planner that refuses nothing.
-pub(super) const BOUNDLESS_BYTES: usize = 1 << 46;
+/// More than any device has.
+const BOUNDLESS_BYTES: usize = 1 << 46;
+
+/// A device that computes nothing, refuses nothing, and counts what is asked of it.
+pub fn counting_device(capability: Capability) -> Device {
+    Device::planner(capability, BOUNDLESS_BYTES, Settings::default())
+}
 
 /// How the parts of a pipeline use a device's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,12 +128,19 @@ impl fmt::Display for MemoryPlan {
 pub struct ChosenPlan {
     /// The first that fits.
     pub plan: MemoryPlan,
-    /// The least of the devices' memory, for a second try: what the host has room for decides.
-    pub smallest: MemoryPlan,
     /// Of each device, in the order of [`Placement::devices`].
     pub devices: Vec<DeviceMemory>,
     /// Of the host, pinned for what is streamed.
     pub host: DeviceMemory,
+}
+
+/// The plans of a model that is loaded.
+#[derive(Clone, Debug)]
+pub struct Plans {
+    /// The one it was loaded with.
+    pub chosen: ChosenPlan,
+    /// The smallest that the host has room for, for a second try where memory was short.
+    pub smallest: MemoryPlan,
 }
 
 /// What a plan needs of a device, or of the host.
@@ -236,9 +248,9 @@ impl Planner<'_> {
     /// # Errors
     /// None but those of shapes that the model cannot run.
     pub fn needs(&self, plan: &MemoryPlan, job: &Job) -> Result<Needs> {
-        let stand_in =
-            |device: &Device| Device::planner(device.capability(), BOUNDLESS_BYTES, Settings::default());
-        let devices: Vec<Device> = self.placement.devices().into_iter().map(stand_in).collect();
+        let stand_ins =
+            self.placement.devices().into_iter().map(|device| counting_device(device.capability()));
+        let devices: Vec<Device> = stand_ins.collect();
         let placement = self.placement.on(&devices);
         let sources = Sources::random(&placement);
         let options = GpuOptions { placement, precision: self.precision };
@@ -266,19 +278,8 @@ impl Planner<'_> {
             let devices = devices.map(|(peak_bytes, &free_bytes)| DeviceMemory { peak_bytes, free_bytes });
             let host_free = free.host_bytes.unwrap_or(usize::MAX);
             let host = DeviceMemory { peak_bytes: needs.host_bytes, free_bytes: host_free };
-            Ok(ChosenPlan { plan, smallest: plan, devices: devices.collect(), host })
+            Ok(ChosenPlan { plan, devices: devices.collect(), host })
         })
-    }
-
-    /// The smallest plan that the host has room for.
-    fn smallest(&self, free: &FreeMemory, job: &Job) -> Result<Option<MemoryPlan>> {
-        for plan in self.plans(free, job).rev() {
-            let plan = plan?;
-            if plan.host.fits(HOST_RESERVE_BYTES) {
-                return Ok(Some(plan.plan));
-            }
-        }
-        Ok(None)
     }
 
     /// The first plan that fits.
@@ -286,16 +287,7 @@ impl Planner<'_> {
     /// # Errors
     /// [`Error::NoPlan`] with the numbers if none does.
     pub fn plan(&self, free: &FreeMemory, job: &Job) -> Result<ChosenPlan> {
-        let mut smallest = None;
-        for plan in self.plans(free, job) {
-            let plan = plan?;
-            if plan.fits() {
-                let smallest = self.smallest(free, job)?.unwrap_or(plan.plan);
-                return Ok(ChosenPlan { smallest, ..plan });
-            }
-            smallest = Some(plan);
-        }
-        Err(Error::NoPlan(smallest.as_ref().map_or_else(String::new, shortage)))
+        first_that_fits(&mut self.plans(free, job))
     }
 
     /// Loads with the first plan that fits, and with the next smaller one for as long as a device turns out to have less
@@ -308,21 +300,43 @@ impl Planner<'_> {
         free: &FreeMemory,
         job: &Job,
         mut load: impl FnMut(MemoryPlan) -> Result<T>,
-    ) -> Result<(T, ChosenPlan)> {
-        let mut chosen = self.plan(free, job)?;
+    ) -> Result<(T, Plans)> {
+        let mut plans = self.plans(free, job);
+        let mut chosen = first_that_fits(&mut plans)?;
+        let smallest = self.smallest(free, job)?.unwrap_or(chosen.plan);
         loop {
             let full = match load(chosen.plan) {
                 Err(full @ Error::Device(device::Error::OutOfMemory(_))) => full,
-                loaded => return Ok((loaded?, chosen)),
+                loaded => return Ok((loaded?, Plans { chosen, smallest })),
             };
             let next = |plan: &Result<ChosenPlan>| match plan {
                 Ok(plan) => plan.fits() && plan.is_smaller_than(&chosen),
                 Err(_) => true,
             };
-            let next = self.plans(free, job).find(next).unwrap_or(Err(full))?;
-            chosen = ChosenPlan { smallest: chosen.smallest, ..next };
+            chosen = plans.find(next).unwrap_or(Err(full))?;
         }
     }
+
+    /// The smallest plan that the host has room for.
+    fn smallest(&self, free: &FreeMemory, job: &Job) -> Result<Option<MemoryPlan>> {
+        let fits = |plan: &Result<ChosenPlan>| match plan {
+            Ok(plan) => plan.host.fits(HOST_RESERVE_BYTES),
+            Err(_) => true,
+        };
+        self.plans(free, job).rev().find(fits).map(|plan| Ok(plan?.plan)).transpose()
+    }
+}
+
+fn first_that_fits(plans: &mut dyn Iterator<Item = Result<ChosenPlan>>) -> Result<ChosenPlan> {
+    let mut smallest = None;
+    for plan in plans {
+        let plan = plan?;
+        if plan.fits() {
+            return Ok(plan);
+        }
+        smallest = Some(plan);
+    }
+    Err(Error::NoPlan(smallest.as_ref().map_or_else(String::new, shortage)))
 }
 
 /// What the smallest plan needs, and what there is.

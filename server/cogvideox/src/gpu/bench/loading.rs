@@ -2,14 +2,14 @@
 //!
 //! Of a file of its own, which the system is told to forget before each reading from the disk. Must not know models.
 
-use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use device::{CopyStream, Device, Dtype, Pinned, Tensor, Uploader};
 use rustix::fs::{Advice, fadvise};
+use tempfile::NamedTempFile;
 
 use crate::weights::map;
 use crate::{Error, Result};
@@ -68,30 +68,28 @@ fn copy_pinned(device: &Device, bytes: usize) -> Result<()> {
 
 /// A file that is removed when it is not needed any more.
 struct Scratch {
-    path: PathBuf,
-    file: File,
+    file: NamedTempFile,
     bytes: usize,
 }
 
 impl Scratch {
     fn write(dir: &Path, bytes: usize) -> Result<Self> {
-        let path = dir.join(format!(".cogvideox-bench-{}", std::process::id()));
-        let create = File::options().read(true).write(true).create_new(true).open(&path);
-        let scratch = Self { file: create.map_err(|e| Error::io(&path, e))?, path, bytes };
+        let mut file = NamedTempFile::new_in(dir).map_err(|e| Error::io(dir, e))?;
         // No zeros, which a file system may not store.
         let piece: Vec<u8> =
             (0..PIECE_BYTES as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-        for start in (0..bytes).step_by(PIECE_BYTES) {
-            let piece = &piece[..PIECE_BYTES.min(bytes - start)];
-            (&scratch.file).write_all(piece).map_err(|e| Error::io(&scratch.path, e))?;
-        }
-        scratch.file.sync_all().map_err(|e| Error::io(&scratch.path, e))?;
-        Ok(scratch)
+        (0..bytes)
+            .step_by(PIECE_BYTES)
+            .try_for_each(|start| file.write_all(&piece[..PIECE_BYTES.min(bytes - start)]))
+            .and_then(|()| file.as_file().sync_all())
+            .map_err(|e| Error::io(file.path(), e))?;
+        Ok(Self { file, bytes })
     }
 
     /// Has the system forget what it keeps of it in memory.
     fn forget(&self) -> Result<()> {
-        fadvise(&self.file, 0, None, Advice::DontNeed).map_err(|e| Error::io(&self.path, e.into()))
+        let forgotten = fadvise(self.file.as_file(), 0, None, Advice::DontNeed);
+        forgotten.map_err(|e| Error::io(self.file.path(), e.into()))
     }
 
     fn read(&self) -> Result<()> {
@@ -100,7 +98,7 @@ impl Scratch {
             let mut buffer = vec![0; PIECE_BYTES];
             let end = self.bytes.min((reader + 1) * part);
             (reader * part..end).step_by(PIECE_BYTES).try_for_each(|offset| {
-                self.file.read_exact_at(&mut buffer[..PIECE_BYTES.min(end - offset)], offset as u64)
+                self.file.as_file().read_exact_at(&mut buffer[..PIECE_BYTES.min(end - offset)], offset as u64)
             })
         };
         std::thread::scope(|scope| {
@@ -109,21 +107,14 @@ impl Scratch {
                 .into_iter()
                 .try_for_each(|reader| reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         })
-        .map_err(|e| Error::io(&self.path, e))
+        .map_err(|e| Error::io(self.file.path(), e))
     }
 
     fn load(&self, device: &Device) -> Result<()> {
-        let (map, uploader) = (map(&self.path)?, Uploader::new(device)?);
+        let (map, uploader) = (map(self.file.path())?, Uploader::new(device)?);
         for bytes in map.chunks(TENSOR_BYTES) {
             uploader.upload(&Tensor::empty(device, &[bytes.len()], Dtype::U8)?, bytes)?;
         }
         Ok(device.synchronize()?)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // It is in a folder for such files.
-        let _ = std::fs::remove_file(&self.path);
     }
 }

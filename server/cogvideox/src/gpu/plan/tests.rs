@@ -2,14 +2,12 @@
 
 use std::collections::HashSet;
 
-use device::Capability;
-
 use super::*;
 use crate::gpu::Preset;
 use crate::gpu::bench::plan_needs;
 
 fn hopper() -> Device {
-    Device::planner(Capability::HOPPER, BOUNDLESS_BYTES, Settings::default())
+    counting_device(Capability::HOPPER)
 }
 
 /// Of devices with so much free, on a host with enough.
@@ -39,7 +37,7 @@ fn a_device_with_less_memory_than_it_told_gets_the_next_smaller_plan() {
     let out_of_memory = || Error::Device(device::Error::OutOfMemory(String::new()));
 
     let (mut tried, mut refusals) = (Vec::new(), 2);
-    let (loaded, chosen) = planner
+    let (loaded, Plans { chosen, .. }) = planner
         .load(&free(&[free_bytes]), &job, |plan| {
             tried.push(planner.needs(&plan, &job)?.peak_bytes[0]);
             refusals -= 1;
@@ -133,18 +131,17 @@ fn what_is_streamed_has_to_lie_somewhere() {
     let configs = Preset::Cogvideox5b.configs();
     let (dtype, precision, job) = (DType::BF16, Precision::Dense, Preset::Cogvideox5b.job());
     let planner = Planner { configs: &configs, dtype, precision, placement: Placement::single(hopper()) };
-    let plan = |device_gib: usize, host_gib: usize| {
-        planner.plan(
-            &FreeMemory { devices_bytes: vec![device_gib << 30], host_bytes: Some(host_gib << 30) },
-            &job,
-        )
+    let free_gib = |device: usize, host: usize| FreeMemory {
+        devices_bytes: vec![device << 30],
+        host_bytes: Some(host << 30),
     };
+    let plan = |device, host| planner.plan(&free_gib(device, host), &job);
     assert_eq!(plan(8, 32).unwrap().plan.transformer, Residence::Streamed);
-    let short = plan(16, 12).unwrap();
-    assert_eq!(short.plan.text_encoder, Residence::Streamed);
+    assert_eq!(plan(16, 12).unwrap().plan.text_encoder, Residence::Streamed);
     // A second try in less memory of the device streams no more than the host can hold either.
-    assert_eq!(short.smallest.transformer, Residence::Resident);
-    assert_eq!(Some(plan(16, 32).unwrap().smallest), MemoryPlan::candidates().last().copied());
+    let smallest = |host_gib| planner.load(&free_gib(16, host_gib), &job, Ok).unwrap().1.smallest;
+    assert_eq!(smallest(12).transformer, Residence::Resident);
+    assert_eq!(Some(smallest(32)), MemoryPlan::candidates().last().copied());
     // Without room on the host for the text encoder there is but the plan that streams nothing.
     assert_eq!(plan(24, 2).unwrap().plan, MemoryPlan::RESIDENT);
     let message = plan(8, 12).unwrap_err().to_string();

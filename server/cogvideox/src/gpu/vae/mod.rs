@@ -198,13 +198,14 @@ impl Autoencoder for GpuVae {
 
 #[cfg(test)]
 mod tests {
-    use device::{Capability, Settings};
+    use device::Capability;
 
     use super::*;
+    use crate::gpu::counting_device;
 
     /// Bytes of weights, and of tensors at most beside them, of decoding 49 frames of 720 x 480 in bf16.
     fn decoding_bytes(tiled: bool) -> [usize; 2] {
-        let device = Device::planner(Capability { major: 9, minor: 0 }, 1 << 46, Settings::default());
+        let device = counting_device(Capability::HOPPER);
         let vae = GpuVae::load(VaeConfig::default(), &Source::Random, DType::BF16, &device).unwrap();
         let weights = device.usage().used_bytes;
         device.reset_peak();
