@@ -382,6 +382,13 @@ int emulator_launch(const EmulatorLaunch* launch, char* message, uint32_t messag
   return state.failed;
 }
 
+// How many bytes a kernel's arguments take; 0 if there is none of that name.
+uint32_t emulator_args_bytes(const char* name) {
+  std::lock_guard<std::mutex> guard(kernels_lock());
+  auto found = kernels().find(name);
+  return found == kernels().end() ? 0 : found->second.args_bytes;
+}
+
 // The name of kernel `index` and how often it ran; null past the last.
 const char* emulator_kernel(uint32_t index, uint64_t* launches) {
   std::lock_guard<std::mutex> guard(kernels_lock());

@@ -4,6 +4,8 @@
 mod cudnn;
 #[cfg(feature = "emulator")]
 mod faults;
+#[cfg(feature = "cuda")]
+mod gpu;
 #[cfg(feature = "emulator")]
 mod linear;
 #[cfg(feature = "emulator")]

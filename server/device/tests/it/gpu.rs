@@ -1,0 +1,152 @@
+//! A GPU through its driver: `cargo test -p device --features cuda -- --include-ignored gpu::` where there is one, or
+//! the driver that stands in for one (`stand_in/build.sh`), as in CI.
+//!
+//! The stand-in does work as late as it is waited for, at once, or at random, and fails where a GPU would merely be
+//! wrong now and then: so these tests hold what is asked of a driver, and in which order.
+
+use std::process::Command;
+use std::thread;
+
+use device::ops::elementwise;
+use device::{CopyStream, Device, Dtype, Error, Event, Pinned, Settings, Tensor, Uploader, selftest};
+
+const BYTES: usize = 1 << 20;
+
+fn gpu(own_kernels: bool) -> Device {
+    Device::cuda(0, Settings { own_kernels, ..Settings::default() })
+        .expect("a GPU, or the driver that stands in for one")
+}
+
+fn pattern(seed: usize) -> Vec<u8> {
+    (0..BYTES).map(|i| ((i * 31 + seed * 17) % 251) as u8).collect()
+}
+
+fn selftest_on(device: &Device) {
+    let mut failures = Vec::new();
+    for case in selftest::cases() {
+        match case.run(device) {
+            Ok(outcome) if outcome.passed() => {}
+            Ok(outcome) => failures
+                .push(format!("{}: error {:.3e}, bound {:.3e}", case.name, outcome.error, outcome.bound)),
+            Err(error) => failures.push(format!("{}: {error}", case.name)),
+        }
+    }
+    assert!(failures.is_empty(), "{} cases failed:\n{}", failures.len(), failures.join("\n"));
+    assert_eq!(device.usage().used_bytes, 0, "an operation kept memory");
+}
+
+#[test]
+#[ignore = "takes a GPU, or the driver that stands in for one"]
+fn every_operation_agrees_with_its_reference() {
+    selftest_on(&gpu(true));
+}
+
+#[test]
+#[ignore = "takes a GPU, or the driver that stands in for one"]
+fn every_operation_agrees_with_its_reference_where_libraries_multiply() {
+    let device = gpu(false);
+    let notes = device.library_notes();
+    assert!(notes.iter().any(|note| note.starts_with("cuBLASLt")), "{notes:?}");
+    selftest_on(&device);
+}
+
+#[test]
+#[ignore = "takes a GPU, or the driver that stands in for one"]
+fn uploads_in_pieces_arrive_and_memory_is_used_again() {
+    let device = gpu(true);
+    let uploader = Uploader::new(&device).unwrap();
+    for seed in 0..4 {
+        // More pieces than the ring has, into memory that the round before gave back.
+        let bytes: Vec<u8> = (0..(33 << 20) + 5).map(|i: usize| ((i + seed) % 251) as u8).collect();
+        let tensor = Tensor::empty(&device, &[bytes.len()], Dtype::U8).unwrap();
+        uploader.upload(&tensor, &bytes).unwrap();
+        assert!(tensor.to_bytes().unwrap() == bytes, "round {seed}");
+    }
+}
+
+#[test]
+#[ignore = "takes a GPU, or the driver that stands in for one"]
+fn what_is_copied_beside_the_work_comes_in_its_order() {
+    let device = gpu(true);
+    let copies = CopyStream::new(&device).unwrap();
+    let mut pinned = Pinned::new(&device, BYTES).unwrap();
+    let target = Tensor::zeros(&device, &[BYTES], Dtype::U8).unwrap();
+    for seed in 0..4 {
+        pinned.as_mut_slice().copy_from_slice(&pattern(seed));
+        // The zeros, or the last round's reader, come before.
+        copies.wait_for_device(&Event::record(&device).unwrap()).unwrap();
+        copies.upload(&target, &pinned, 0).unwrap();
+        let copied = copies.record().unwrap();
+        copies.device_waits(&copied).unwrap();
+        let read = Tensor::empty(&device, &[BYTES], Dtype::U8).unwrap();
+        read.copy_from(&target).unwrap();
+        copied.synchronize().unwrap();
+        pinned.as_mut_slice().fill(0);
+        assert!(read.to_bytes().unwrap() == pattern(seed), "round {seed}");
+    }
+}
+
+#[test]
+#[ignore = "takes a GPU, or the driver that stands in for one"]
+fn any_thread_may_use_and_drop_what_another_made() {
+    let device = gpu(true);
+    let tensor = Tensor::from_slice(&device, &[4], &[1f32, 2.0, 3.0, 4.0]).unwrap();
+    let begin = Event::record(&device).unwrap();
+    thread::spawn(move || {
+        let end = Event::record(tensor.device()).unwrap();
+        assert!(begin.milliseconds_to(&end).unwrap() >= 0.0);
+        assert_eq!(tensor.to_vec::<f32>().unwrap(), [1.0, 2.0, 3.0, 4.0]);
+    })
+    .join()
+    .unwrap();
+    assert_eq!(device.usage().used_bytes, 0);
+}
+
+#[test]
+#[ignore = "takes a GPU, or the driver that stands in for one"]
+fn memory_that_is_short_is_told_and_what_was_freed_can_be_had() {
+    let device = gpu(true);
+    let (free, total) = device.memory().unwrap();
+    assert!(free <= total);
+    let error = Tensor::empty(&device, &[total + 1], Dtype::U8).unwrap_err();
+    assert!(matches!(error, Error::OutOfMemory(_)), "{error}");
+    for _ in 0..3 {
+        drop(Tensor::empty(&device, &[free / 2], Dtype::U8).unwrap());
+    }
+    assert_eq!(device.memory().unwrap().0, free);
+}
+
+/// What the stand-in is asked for in `STAND_IN_FAIL` only a process of its own has.
+#[test]
+#[ignore = "takes the driver that stands in for a GPU"]
+fn faults_and_shortages_are_told_apart() {
+    for (failing, ends) in [
+        ("cuLaunchKernel:700:1", "lost"),
+        ("cuMemAllocAsync:2:3", "sound"),
+        ("cuMemcpyHtoDAsync:700:1", "lost"),
+    ] {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "gpu::child_that_meets_a_failure"])
+            .env("STAND_IN_FAIL", failing)
+            .env("ENDS", ends)
+            .output()
+            .unwrap();
+        assert!(child.status.success(), "{failing}: {}", String::from_utf8_lossy(&child.stdout));
+    }
+}
+
+#[test]
+#[ignore = "is started by the test above"]
+fn child_that_meets_a_failure() {
+    let Ok(ends) = std::env::var("ENDS") else { return };
+    let device = gpu(true);
+    let work = || {
+        let x = Tensor::from_slice(&device, &[4], &[0f32; 4])?;
+        elementwise::silu(&x)?.to_vec::<f32>()
+    };
+    let outcomes: Vec<_> = (0..4).map(|_| work()).collect();
+    match ends.as_str() {
+        "lost" => assert!(matches!(outcomes.last(), Some(Err(Error::Lost(_)))), "{outcomes:?}"),
+        _ => assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}"),
+    }
+}
