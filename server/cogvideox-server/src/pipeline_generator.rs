@@ -191,10 +191,9 @@ fn generate_error(error: cogvideox::Error) -> GenerateError {
         cogvideox::Error::InvalidParams { .. } => GenerateError::InvalidParams(error.to_string()),
         cogvideox::Error::Checkpoint(_) => GenerateError::BadCheckpoint(error.to_string()),
         cogvideox::Error::NanLatents { .. } => GenerateError::NanLatents(error.to_string()),
-        cogvideox::Error::Device(device::Error::OutOfMemory(_)) => {
-            GenerateError::OutOfMemory(error.to_string())
-        }
-        cogvideox::Error::Device(device::Error::Lost(_)) => GenerateError::DeviceLost(error.to_string()),
+        // Their own words: these say the rest.
+        cogvideox::Error::Device(device::Error::OutOfMemory(words)) => GenerateError::OutOfMemory(words),
+        cogvideox::Error::Device(device::Error::Lost(words)) => GenerateError::DeviceLost(words),
         other => GenerateError::Internal(other.to_string()),
     }
 }

@@ -25,7 +25,10 @@ namespace {
 
 #define CONTEXT_CALL(call)                                                \
   DRIVER_CALL(call)                                                       \
-  if (!current || !current->retained) return CUDA_ERROR_INVALID_CONTEXT;
+  if (!current || !current->retained) {                                   \
+    w.fail(CUDA_ERROR_INVALID_CONTEXT, "%s without a context", call);     \
+    return w.fault;                                                       \
+  }
 
 // Streams and events are handed out as pointers to shared ones.
 template <class T>
@@ -203,15 +206,17 @@ CUresult cuDeviceGetMemPool(CUmemoryPool* pool, CUdevice device) {
 
 CUresult cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute attribute, void* value) {
   DRIVER_CALL("cuMemPoolSetAttribute")
-  if (attribute != CU_MEMPOOL_ATTR_RELEASE_THRESHOLD) return CUDA_ERROR_INVALID_VALUE;
-  reinterpret_cast<Gpu*>(pool)->release_threshold = *static_cast<cuuint64_t*>(value);
-  return CUDA_SUCCESS;
+  // What is freed stays in the pool, as with the largest threshold.
+  bool keeps = attribute == CU_MEMPOOL_ATTR_RELEASE_THRESHOLD && *static_cast<cuuint64_t*>(value) == UINT64_MAX;
+  return pool && keeps ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
 CUresult cuMemPoolTrimTo(CUmemoryPool pool, size_t kept) {
   DRIVER_CALL("cuMemPoolTrimTo")
   Gpu* gpu = reinterpret_cast<Gpu*>(pool);
-  gpu->reserved = gpu->used > kept ? gpu->used : kept;
+  if (kept) return CUDA_ERROR_INVALID_VALUE;
+  for (uint64_t piece : gpu->pieces) gpu->reserved -= piece;
+  gpu->pieces.clear();
   return CUDA_SUCCESS;
 }
 
@@ -225,11 +230,18 @@ CUresult cuMemGetInfo(size_t* free, size_t* total) {
 CUresult cuMemAllocAsync(CUdeviceptr* address, size_t bytes, CUstream handle) {
   STREAM_CALL("cuMemAllocAsync", handle)
   if (!bytes) return CUDA_ERROR_INVALID_VALUE;
-  if (current->used + bytes > w.total_bytes) return CUDA_ERROR_OUT_OF_MEMORY;
+  auto piece = current->pieces.lower_bound(bytes);
+  bool is_new = piece == current->pieces.end();
+  if (is_new && current->reserved + bytes > w.total_bytes) return CUDA_ERROR_OUT_OF_MEMORY;
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
-  current->used += bytes;
-  if (current->reserved < current->used) current->reserved = current->used;
+  if (is_new) {
+    current->reserved += bytes;
+  } else {
+    uint64_t rest = *piece - bytes;
+    current->pieces.erase(piece);
+    if (rest) current->pieces.insert(rest);
+  }
   uint64_t host = reinterpret_cast<uint64_t>(memory);
   w.allocations[host] = {bytes, current};
   *address = host | MARK;
@@ -253,7 +265,7 @@ CUresult cuMemFreeAsync(CUdeviceptr address, CUstream handle) {
     return w.fault;
   }
   found->second.free_asked = true;
-  current->used -= found->second.bytes;
+  current->pieces.insert(found->second.bytes);
   w.enqueue(stream, [&w, host] {
     Allocation& allocation = w.allocations[host];
     allocation.state = Allocation::FREED;
@@ -276,7 +288,7 @@ CUresult cuMemHostAlloc(void** host, size_t bytes, unsigned flags) {
 }
 
 CUresult cuMemFreeHost(void* host) {
-  DRIVER_CALL("cuMemFreeHost")
+  CONTEXT_CALL("cuMemFreeHost")
   auto found = w.pinned.find(reinterpret_cast<uint64_t>(host));
   if (found == w.pinned.end() || found->second.readers) {
     w.fail(CUDA_ERROR_ILLEGAL_ADDRESS, "cuMemFreeHost: %p is no pinned memory, or a copy still reads it", host);

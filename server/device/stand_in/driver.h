@@ -10,14 +10,16 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
 namespace stand_in {
 
-// When work happens that was asked for: as late as anybody waits for it, at once, or at moments drawn from a seed.
+// When work happens that was asked for: as late as anybody waits for it, at once, at once beside a GPU's first stream and
+// late in it, or at moments drawn from a seed.
 struct Order {
-  enum Kind { LATE, EARLY, RANDOM } kind = LATE;
+  enum Kind { LATE, EARLY, BESIDE, RANDOM } kind = LATE;
   uint64_t state = 1;
   uint64_t draw();
 };
@@ -68,8 +70,9 @@ struct Function {
 struct Gpu {
   int ordinal;
   int retained = 0;
-  // Bytes that tensors have, and those that the pool holds.
-  uint64_t used = 0, reserved = 0, release_threshold = 0;
+  // What the pool has taken of the memory, and which pieces of that are free: it never joins them.
+  uint64_t reserved = 0;
+  std::multiset<uint64_t> pieces;
   std::vector<std::shared_ptr<Stream>> streams;
 };
 

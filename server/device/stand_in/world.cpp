@@ -42,7 +42,7 @@ static std::string setting(const char* name, const char* otherwise) {
   return value && *value ? value : otherwise;
 }
 
-// STAND_IN_GPUS, _CAPABILITY, _MEMORY_MIB, _VERSION say what there is; _ORDER is late, early or random:SEED; _FAIL is
+// STAND_IN_GPUS, _CAPABILITY, _MEMORY_MIB, _VERSION say what there is; _ORDER is late, early, beside or random:SEED; _FAIL is
 // CALL:STATUS:N or CALL:STATUS:N:M, the call that fails once, or M times, after N that succeed.
 World::World() {
   int count = atoi(setting("STAND_IN_GPUS", "1").c_str());
@@ -56,6 +56,7 @@ World::World() {
   std::string named = setting("STAND_IN_ORDER", "late");
   unsigned long long seed = 0;
   if (named == "early") order.kind = Order::EARLY;
+  else if (named == "beside") order.kind = Order::BESIDE;
   else if (sscanf(named.c_str(), "random:%llu", &seed) == 1) order = {Order::RANDOM, seed * 2 + 1};
   else if (named != "late") abort();
   std::string plan = setting("STAND_IN_FAIL", "");
@@ -137,8 +138,9 @@ void World::run_to(Stream& stream, uint64_t number) {
 void World::enqueue(const std::shared_ptr<Stream>& stream, std::function<void()> work) {
   stream->waiting.push_back(std::move(work));
   stream->asked++;
-  if (order.kind == Order::EARLY) return run_to(*stream, stream->asked);
-  if (order.kind == Order::LATE) return;
+  bool at_once = order.kind == Order::EARLY || (order.kind == Order::BESIDE && stream != stream->gpu->streams[0]);
+  if (at_once) return run_to(*stream, stream->asked);
+  if (order.kind != Order::RANDOM) return;
   // Some streams go some way.
   for (auto& gpu : gpus) {
     // By a copy: work of one stream may wait for another, never add one.

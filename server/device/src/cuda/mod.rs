@@ -3,14 +3,16 @@
 //! Nothing here waits for the device but downloads and `synchronize`. The driver's library is loaded at run time; its
 //! absence is an [`Error::Unavailable`]. The kernels are in the binary, as fatbins made by the build script.
 
+mod context;
 mod streams;
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use cudarc::driver::{DriverError, result, sys};
 
+use self::context::Context;
 pub(crate) use self::streams::{CudaEvent, CudaStream, PinnedMemory};
 use crate::cublaslt::CublasLt;
 use crate::cudnn::Cudnn;
@@ -21,18 +23,13 @@ use crate::{Error, Result};
 
 include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 
-/// The driver that came with CUDA 13.0; earlier ones cannot load the kernels.
-const LEAST_DRIVER_VERSION: i32 = 13_000;
 /// Shared memory that a block gets without asking for more.
 const DEFAULT_SHARED_BYTES: u32 = 48 << 10;
 
 /// A GPU of this process.
 #[derive(Debug)]
 pub(crate) struct Cuda {
-    ordinal: usize,
-    name: String,
-    capability: Capability,
-    context: Handle<sys::CUcontext>,
+    context: Arc<Context>,
     stream: Handle<sys::CUstream>,
     pool: Handle<sys::CUmemoryPool>,
     modules: Vec<Handle<sys::CUmodule>>,
@@ -76,51 +73,12 @@ fn name_of(error: DriverError) -> String {
 #[expect(unsafe_code, reason = "the driver's API")]
 impl Cuda {
     pub(crate) fn new(ordinal: usize, settings: Settings) -> Result<Self> {
-        let unavailable = |message: String| Error::Unavailable(format!("cuda:{ordinal}: {message}"));
-        // SAFETY: it only tries to load the library.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(unavailable(
-                "this machine has no NVIDIA driver (libcuda.so.1 was not found); use --device cpu".to_owned(),
-            ));
-        }
-        check("cuInit", result::init()).map_err(|error| unavailable(error.to_string()))?;
-        let mut version = 0;
-        // SAFETY: the pointer is valid for the call.
-        check("cuDriverGetVersion", unsafe { sys::cuDriverGetVersion(&raw mut version) }.result())?;
-        if version < LEAST_DRIVER_VERSION {
-            let (major, minor) = (version / 1000, version % 1000 / 10);
-            return Err(unavailable(format!(
-                "expected a driver for CUDA 13.0 (580) or newer, found {major}.{minor}"
-            )));
-        }
-        let count = check("cuDeviceGetCount", result::device::get_count())?;
-        if ordinal >= count.max(0) as usize {
-            return Err(unavailable(format!("no such GPU, the driver knows {count}")));
-        }
-        let device = check("cuDeviceGet", result::device::get(ordinal as i32))?;
-        let name = check("cuDeviceGetName", result::device::get_name(device))?;
-        let attribute = |attribute| {
-            // SAFETY: the device was given by the driver.
-            check("cuDeviceGetAttribute", unsafe { result::device::get_attribute(device, attribute) })
-        };
-        let capability = Capability {
-            major: attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? as u32,
-            minor: attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)? as u32,
-        };
-        if capability.major < 8 {
-            let Capability { major, minor } = capability;
-            return Err(unavailable(format!(
-                "{name}: expected compute capability 8.0 or more, found {major}.{minor}"
-            )));
-        }
-        // SAFETY: the device was given by the driver; the context is released in `drop`.
-        let context = check("cuDevicePrimaryCtxRetain", unsafe { result::primary_ctx::retain(device) })?;
-        // SAFETY: just retained.
-        check("cuCtxSetCurrent", unsafe { result::ctx::set_current(context) })?;
+        let context = Arc::new(Context::open(ordinal)?);
+        context.bind()?;
         let stream =
             check("cuStreamCreate", result::stream::create(result::stream::StreamKind::NonBlocking))?;
-        // SAFETY: the device was given by the driver.
-        let pool = check("cuDeviceGetMemPool", unsafe { result::device::get_mem_pool(device) })?;
+        // SAFETY: the context's device was given by the driver.
+        let pool = check("cuDeviceGetMemPool", unsafe { result::device::get_mem_pool(context.device) })?;
         let mut library_notes = Vec::new();
         let (mut cublaslt, mut cudnn) = (None, None);
         if settings.own_kernels {
@@ -133,10 +91,7 @@ impl Cuda {
             cudnn = noted(opened, Cudnn::note, &mut library_notes)?;
         }
         let cuda = Self {
-            ordinal,
-            name,
-            capability,
-            context: Handle(context),
+            context,
             stream: Handle(stream),
             pool: Handle(pool),
             modules: FATBINS.iter().map(|(_, image)| load_module(image)).collect::<Result<_>>()?,
@@ -162,8 +117,7 @@ impl Cuda {
 
     /// Makes this GPU the calling thread's.
     pub(crate) fn bind(&self) -> Result<()> {
-        // SAFETY: the context lives as long as `self`.
-        check("cuCtxSetCurrent", unsafe { result::ctx::set_current(self.context.0) })
+        self.context.bind()
     }
 
     /// All work goes here.
@@ -219,12 +173,12 @@ impl Cuda {
                 return Ok(function);
             }
         }
-        Err(Error::Unavailable(format!("kernel {kernel}: this binary has none for {}", self.name)))
+        Err(Error::Unavailable(format!("kernel {kernel}: this binary has none for {}", self.context.name)))
     }
 
     fn out_of_memory(&self, requested_bytes: usize) -> Error {
         let (free, total) = result::mem_get_info().unwrap_or_default();
-        let limit = format_args!("{} has {total}", self.name);
+        let limit = format_args!("{} has {total}", self.context.name);
         Error::out_of_memory(requested_bytes, total.saturating_sub(free), limit)
     }
 
@@ -353,11 +307,11 @@ impl Backend for Cuda {
     }
 
     fn name(&self) -> &str {
-        &self.name
+        &self.context.name
     }
 
     fn capability(&self) -> Capability {
-        self.capability
+        self.context.capability
     }
 }
 
@@ -371,16 +325,12 @@ impl Drop for Cuda {
         // While the context still lives.
         self.cublaslt = None;
         self.cudnn = None;
-        // SAFETY: nothing uses the stream or the modules after this; the primary context is the process'.
+        // SAFETY: nothing uses the stream or the modules after this.
         unsafe {
             for module in &self.modules {
                 let _ = result::module::unload(module.0);
             }
             let _ = result::stream::destroy(self.stream.0);
-        }
-        if let Ok(device) = result::device::get(self.ordinal as i32) {
-            // SAFETY: retained in `new`.
-            let _ = unsafe { result::primary_ctx::release(device) };
         }
     }
 }

@@ -1,26 +1,31 @@
 //! What stands beside the one stream of work: events, a second stream, pinned host memory.
 
+use std::sync::Arc;
+
 use cudarc::driver::{result, sys};
 
+use super::context::Context;
 use super::{Cuda, Handle, check};
 use crate::{Error, Result};
 
-/// An event of the driver; keeps the process' primary context alive by number.
+/// An event of the driver.
 #[derive(Debug)]
 pub(crate) struct CudaEvent {
     event: Handle<sys::CUevent>,
-    context: Handle<sys::CUcontext>,
+    context: Arc<Context>,
 }
 
 #[expect(unsafe_code, reason = "the driver's API")]
 impl CudaEvent {
     pub(crate) fn synchronize(&self) -> Result<()> {
+        self.context.bind()?;
         // SAFETY: the event lives as long as `self`.
         check("cuEventSynchronize", unsafe { result::event::synchronize(self.event.0) })
     }
 
     /// Both have been reached.
     pub(crate) fn milliseconds_to(&self, end: &Self) -> Result<f64> {
+        self.context.bind()?;
         // SAFETY: the events live as long as the borrows.
         check("cuEventElapsedTime", unsafe { result::event::elapsed(self.event.0, end.event.0) })
             .map(f64::from)
@@ -30,10 +35,9 @@ impl CudaEvent {
 #[expect(unsafe_code, reason = "the driver's API")]
 impl Drop for CudaEvent {
     fn drop(&mut self) {
-        // SAFETY: created by `record_event`; the driver defers the destruction until the event is reached.
-        unsafe {
-            let _ = result::ctx::set_current(self.context.0);
-            let _ = result::event::destroy(self.event.0);
+        if self.context.bind().is_ok() {
+            // SAFETY: created by `record_event`; the driver defers the destruction until the event is reached.
+            let _ = unsafe { result::event::destroy(self.event.0) };
         }
     }
 }
@@ -42,7 +46,7 @@ impl Drop for CudaEvent {
 #[derive(Debug)]
 pub(crate) struct CudaStream {
     stream: Handle<sys::CUstream>,
-    context: Handle<sys::CUcontext>,
+    context: Arc<Context>,
 }
 
 impl CudaStream {
@@ -54,11 +58,12 @@ impl CudaStream {
 #[expect(unsafe_code, reason = "the driver's API")]
 impl Drop for CudaStream {
     fn drop(&mut self) {
-        // SAFETY: created by `new_stream`; its work is waited for.
-        unsafe {
-            let _ = result::ctx::set_current(self.context.0);
-            let _ = result::stream::synchronize(self.stream.0);
-            let _ = result::stream::destroy(self.stream.0);
+        if self.context.bind().is_ok() {
+            // SAFETY: created by `new_stream`; its work is waited for.
+            unsafe {
+                let _ = result::stream::synchronize(self.stream.0);
+                let _ = result::stream::destroy(self.stream.0);
+            }
         }
     }
 }
@@ -66,6 +71,7 @@ impl Drop for CudaStream {
 /// Page-locked host memory.
 #[derive(Debug)]
 pub(crate) struct PinnedMemory {
+    context: Arc<Context>,
     pointer: Handle<*mut u8>,
     bytes: usize,
 }
@@ -86,8 +92,10 @@ impl PinnedMemory {
 #[expect(unsafe_code, reason = "memory of the driver")]
 impl Drop for PinnedMemory {
     fn drop(&mut self) {
-        // SAFETY: allocated by `pinned`; freed once.
-        let _ = unsafe { result::free_host(self.pointer.0.cast()) };
+        if self.context.bind().is_ok() {
+            // SAFETY: allocated by `pinned`; freed once.
+            let _ = unsafe { result::free_host(self.pointer.0.cast()) };
+        }
     }
 }
 
@@ -97,7 +105,7 @@ impl Cuda {
     pub(crate) fn record_event(&self, stream: sys::CUstream) -> Result<CudaEvent> {
         self.bind()?;
         let event = check("cuEventCreate", result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT))?;
-        let event = CudaEvent { event: Handle(event), context: self.context };
+        let event = CudaEvent { event: Handle(event), context: self.context.clone() };
         // SAFETY: both live.
         check("cuEventRecord", unsafe { result::event::record(event.event.0, stream) })?;
         Ok(event)
@@ -115,7 +123,7 @@ impl Cuda {
         self.bind()?;
         let stream =
             check("cuStreamCreate", result::stream::create(result::stream::StreamKind::NonBlocking))?;
-        Ok(CudaStream { stream: Handle(stream), context: self.context })
+        Ok(CudaStream { stream: Handle(stream), context: self.context.clone() })
     }
 
     /// Zeroed, and known to every context.
@@ -129,7 +137,7 @@ impl Cuda {
             .map_err(|error| Error::Call { call: "cuMemHostAlloc", message: super::name_of(error) })?;
         // SAFETY: just allocated with at least this size.
         unsafe { pointer.cast::<u8>().write_bytes(0, bytes) };
-        Ok(PinnedMemory { pointer: Handle(pointer.cast()), bytes })
+        Ok(PinnedMemory { context: self.context.clone(), pointer: Handle(pointer.cast()), bytes })
     }
 
     /// `bytes` must be pinned and stay as they are until the copy is done.

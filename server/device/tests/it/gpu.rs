@@ -5,12 +5,20 @@
 //! wrong now and then: so these tests hold what is asked of a driver, and in which order.
 
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use device::ops::elementwise;
 use device::{CopyStream, Device, Dtype, Error, Event, Pinned, Settings, Tensor, Uploader, selftest};
 
 const BYTES: usize = 1 << 20;
+
+/// One test at a time: they look at how much memory is free.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn gpu(own_kernels: bool) -> Device {
     Device::cuda(0, Settings { own_kernels, ..Settings::default() })
@@ -38,12 +46,14 @@ fn selftest_on(device: &Device) {
 #[test]
 #[ignore = "takes a GPU, or the driver that stands in for one"]
 fn every_operation_agrees_with_its_reference() {
+    let _alone = alone();
     selftest_on(&gpu(true));
 }
 
 #[test]
 #[ignore = "takes a GPU, or the driver that stands in for one"]
 fn every_operation_agrees_with_its_reference_where_libraries_multiply() {
+    let _alone = alone();
     let device = gpu(false);
     let notes = device.library_notes();
     assert!(notes.iter().any(|note| note.starts_with("cuBLASLt")), "{notes:?}");
@@ -53,6 +63,7 @@ fn every_operation_agrees_with_its_reference_where_libraries_multiply() {
 #[test]
 #[ignore = "takes a GPU, or the driver that stands in for one"]
 fn uploads_in_pieces_arrive_and_memory_is_used_again() {
+    let _alone = alone();
     let device = gpu(true);
     let uploader = Uploader::new(&device).unwrap();
     for seed in 0..4 {
@@ -67,11 +78,12 @@ fn uploads_in_pieces_arrive_and_memory_is_used_again() {
 #[test]
 #[ignore = "takes a GPU, or the driver that stands in for one"]
 fn what_is_copied_beside_the_work_comes_in_its_order() {
+    let _alone = alone();
     let device = gpu(true);
     let copies = CopyStream::new(&device).unwrap();
     let mut pinned = Pinned::new(&device, BYTES).unwrap();
     let target = Tensor::zeros(&device, &[BYTES], Dtype::U8).unwrap();
-    for seed in 0..4 {
+    let round = |seed: usize| {
         pinned.as_mut_slice().copy_from_slice(&pattern(seed));
         // The zeros, or the last round's reader, come before.
         copies.wait_for_device(&Event::record(&device).unwrap()).unwrap();
@@ -82,37 +94,58 @@ fn what_is_copied_beside_the_work_comes_in_its_order() {
         read.copy_from(&target).unwrap();
         copied.synchronize().unwrap();
         pinned.as_mut_slice().fill(0);
+        read
+    };
+    let read: Vec<Tensor> = (0..4).map(round).collect();
+    for (seed, read) in read.iter().enumerate() {
         assert!(read.to_bytes().unwrap() == pattern(seed), "round {seed}");
     }
+}
+
+fn in_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| scope.spawn(work).join().unwrap())
 }
 
 #[test]
 #[ignore = "takes a GPU, or the driver that stands in for one"]
 fn any_thread_may_use_and_drop_what_another_made() {
+    let _alone = alone();
     let device = gpu(true);
     let tensor = Tensor::from_slice(&device, &[4], &[1f32, 2.0, 3.0, 4.0]).unwrap();
     let begin = Event::record(&device).unwrap();
-    thread::spawn(move || {
-        let end = Event::record(tensor.device()).unwrap();
-        assert!(begin.milliseconds_to(&end).unwrap() >= 0.0);
-        assert_eq!(tensor.to_vec::<f32>().unwrap(), [1.0, 2.0, 3.0, 4.0]);
-    })
-    .join()
-    .unwrap();
-    assert_eq!(device.usage().used_bytes, 0);
+    // Each thread's first call to the driver is another one.
+    in_thread(|| assert_eq!(tensor.to_vec::<f32>().unwrap(), [1.0, 2.0, 3.0, 4.0]));
+    in_thread(|| tensor.fill_bytes(0).unwrap());
+    in_thread(|| drop(elementwise::silu(&tensor).unwrap()));
+    let end = in_thread(|| Event::record(&device).unwrap());
+    in_thread(|| end.synchronize().unwrap());
+    in_thread(|| assert!(begin.milliseconds_to(&end).unwrap() >= 0.0));
+    in_thread(|| drop(end));
+    let copies = in_thread(|| CopyStream::new(&device).unwrap());
+    in_thread(|| drop(copies));
+    let pinned = in_thread(|| Pinned::new(&device, 1).unwrap());
+    in_thread(|| drop(pinned));
+    in_thread(|| device.synchronize().unwrap());
+    in_thread(|| drop(tensor));
+    let used_bytes = device.usage().used_bytes;
+    let (free, total) = in_thread(|| device.memory().unwrap());
+    assert!(used_bytes == 0 && free <= total);
+    in_thread(|| drop(device));
 }
 
 #[test]
 #[ignore = "takes a GPU, or the driver that stands in for one"]
 fn memory_that_is_short_is_told_and_what_was_freed_can_be_had() {
+    let _alone = alone();
     let device = gpu(true);
     let (free, total) = device.memory().unwrap();
     assert!(free <= total);
     let error = Tensor::empty(&device, &[total + 1], Dtype::U8).unwrap_err();
     assert!(matches!(error, Error::OutOfMemory(_)), "{error}");
-    for _ in 0..3 {
-        drop(Tensor::empty(&device, &[free / 2], Dtype::U8).unwrap());
-    }
+    // One that fits only where all of these were.
+    let parts: Vec<_> = (0..3).map(|_| Tensor::empty(&device, &[free / 4], Dtype::U8).unwrap()).collect();
+    drop(parts);
+    drop(Tensor::empty(&device, &[free / 4 * 3], Dtype::U8).unwrap());
     assert_eq!(device.memory().unwrap().0, free);
 }
 
