@@ -107,7 +107,8 @@ CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
   DRIVER_CALL("cuDevicePrimaryCtxRetain")
   Gpu* gpu = gpu_of(device);
   if (!gpu) return CUDA_ERROR_INVALID_DEVICE;
-  gpu->retained++;
+  // A new context has no streams.
+  if (!gpu->retained++) gpu->streams.clear();
   *context = reinterpret_cast<CUcontext>(gpu);
   return CUDA_SUCCESS;
 }
