@@ -12,7 +12,7 @@
 #include <map>
 #include <mutex>
 
-#include "../kernels/kernel.h"
+#include "numbers.h"
 
 using namespace stand_in;
 
@@ -43,8 +43,6 @@ struct MatrixLayout {
   cudaDataType type;
   uint64_t rows, columns;
   int64_t ld;
-  uint64_t element_bytes() const { return type == CUDA_R_32F ? 4 : type == CUDA_R_8F_E4M3 ? 1 : 2; }
-  uint64_t bytes() const { return ((columns - 1) * ld + rows) * element_bytes(); }
 };
 
 struct Preference {
@@ -56,21 +54,17 @@ struct Preference {
 const MatmulDesc& of(cublasLtMatmulDesc_t handle) { return *reinterpret_cast<MatmulDesc*>(handle); }
 const MatrixLayout& of(cublasLtMatrixLayout_t handle) { return *reinterpret_cast<MatrixLayout*>(handle); }
 
-float element(const unsigned char* data, cudaDataType type, uint64_t index) {
+Type type_of(cudaDataType type) {
   switch (type) {
-    case CUDA_R_16F: return to_f32(reinterpret_cast<const f16*>(data)[index]);
-    case CUDA_R_16BF: return to_f32(reinterpret_cast<const bf16*>(data)[index]);
-    case CUDA_R_8F_E4M3: return to_f32(reinterpret_cast<const e4m3*>(data)[index]);
-    default: return reinterpret_cast<const float*>(data)[index];
+    case CUDA_R_16F: return Type::F16;
+    case CUDA_R_16BF: return Type::BF16;
+    case CUDA_R_8F_E4M3: return Type::E4M3;
+    default: return Type::F32;
   }
 }
 
-void put(unsigned char* data, cudaDataType type, uint64_t index, float value) {
-  switch (type) {
-    case CUDA_R_16F: reinterpret_cast<f16*>(data)[index] = from_f32<f16>(value); break;
-    case CUDA_R_16BF: reinterpret_cast<bf16*>(data)[index] = from_f32<bf16>(value); break;
-    default: reinterpret_cast<float*>(data)[index] = value;
-  }
+uint64_t bytes_of(const MatrixLayout& layout) {
+  return ((layout.columns - 1) * layout.ld + layout.rows) * bytes_of(type_of(layout.type));
 }
 
 // The sizes of a product, D (m, n) = op(A) (m, k) op(B) (k, n), in columns.
@@ -109,14 +103,22 @@ struct Operands {
   unsigned char* d;
 };
 
+// A matrix' columns behind each other.
+std::vector<float> widened(const unsigned char* data, const MatrixLayout& layout) {
+  std::vector<float> all;
+  for (uint64_t j = 0; j < layout.columns; j++)
+    for (uint64_t l = 0; l < layout.rows; l++) all.push_back(element(data, type_of(layout.type), j * layout.ld + l));
+  return all;
+}
+
 void multiply(const MatmulDesc& desc, const MatrixLayout& a, const MatrixLayout& b, const MatrixLayout& d, Sizes sizes,
               const Operands& at, float alpha, float beta, bool backwards) {
   bool vectors = desc.a_mode() == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
-  std::vector<float> row(sizes.k), column(sizes.k);
+  Type out = type_of(d.type), bias = type_of(cudaDataType(desc.get<int32_t>(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, d.type)));
+  std::vector<float> rows = widened(at.a, a), columns = widened(at.b, b);
   for (uint64_t j = 0; j < sizes.n; j++) {
-    for (uint64_t l = 0; l < sizes.k; l++) column[l] = element(at.b, b.type, j * b.ld + l);
     for (uint64_t i = 0; i < sizes.m; i++) {
-      for (uint64_t l = 0; l < sizes.k; l++) row[l] = element(at.a, a.type, i * a.ld + l);
+      const float *row = &rows[i * sizes.k], *column = &columns[j * sizes.k];
       float sum = 0;
       for (uint64_t l = 0; l < sizes.k; l++) {
         uint64_t term = backwards ? sizes.k - 1 - l : l;
@@ -125,14 +127,11 @@ void multiply(const MatmulDesc& desc, const MatrixLayout& a, const MatrixLayout&
       if (at.a_scales) sum *= at.a_scales[vectors ? i : 0];
       if (at.b_scales) sum *= at.b_scales[vectors ? j : 0];
       sum *= alpha;
-      if (beta != 0) sum += beta * element(at.c, d.type, j * d.ld + i);
-      if (at.bias) {
-        auto type = cudaDataType(desc.get<int32_t>(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, d.type));
-        sum += element(at.bias, type, i);
-      }
+      if (beta != 0) sum += beta * element(at.c, out, j * d.ld + i);
+      if (at.bias) sum += element(at.bias, bias, i);
       // The approximation by tanh.
       if (desc.has_gelu()) sum = 0.5f * sum * (1 + tanhf(0.7978845608f * (sum + 0.044715f * sum * sum * sum)));
-      put(at.d, d.type, j * d.ld + i, sum);
+      put(at.d, out, j * d.ld + i, sum);
     }
   }
 }
@@ -286,13 +285,13 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     auto scales = [&](cublasLtMatmulDescAttributes_t pointer, uint64_t count) {
       return reinterpret_cast<const float*>(touch(desc.pointer(pointer), (vectors ? count : 1) * 4));
     };
-    Operands operands{touch(at[0], a.bytes()),
-                      touch(at[1], b.bytes()),
-                      touch(at[2], d.bytes()),
+    Operands operands{touch(at[0], bytes_of(a)),
+                      touch(at[1], bytes_of(b)),
+                      touch(at[2], bytes_of(d)),
                       desc.has_bias() ? touch(desc.pointer(CUBLASLT_MATMUL_DESC_BIAS_POINTER), bias_bytes) : nullptr,
                       scales(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, sizes.m),
                       scales(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, sizes.n),
-                      touch(at[3], d.bytes())};
+                      touch(at[3], bytes_of(d))};
     if (desc.has_bias() && !operands.bias) w.fail(CUDA_ERROR_ILLEGAL_ADDRESS, "cublasLtMatmul: no bias where one is added");
     if (w.fault == CUDA_SUCCESS) multiply(desc, a, b, d, sizes, operands, alpha, beta, backwards);
   });

@@ -20,9 +20,13 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn gpu(own_kernels: bool) -> Device {
-    Device::cuda(0, Settings { own_kernels, ..Settings::default() })
-        .expect("a GPU, or the driver that stands in for one")
+fn open(settings: Settings) -> Device {
+    Device::cuda(0, settings).expect("a GPU, or the driver that stands in for one")
+}
+
+/// Without libraries.
+fn gpu() -> Device {
+    open(Settings { own_kernels: true, ..Settings::default() })
 }
 
 fn pattern(seed: usize) -> Vec<u8> {
@@ -47,24 +51,29 @@ fn selftest_on(device: &Device) {
 #[ignore = "takes a GPU, or the driver that stands in for one"]
 fn every_operation_agrees_with_its_reference() {
     let _alone = alone();
-    selftest_on(&gpu(true));
+    selftest_on(&gpu());
 }
 
 #[test]
 #[ignore = "takes a GPU, or the driver that stands in for one"]
-fn every_operation_agrees_with_its_reference_where_libraries_multiply() {
+fn every_operation_agrees_with_its_reference_where_libraries_do_it() {
     let _alone = alone();
-    let device = gpu(false);
-    let notes = device.library_notes();
-    assert!(notes.iter().any(|note| note.starts_with("cuBLASLt")), "{notes:?}");
-    selftest_on(&device);
+    for measured_algorithms in [false, true] {
+        let device = open(Settings { measured_algorithms, ..Settings::default() });
+        let notes = device.library_notes();
+        for library in ["cuBLASLt", "cuDNN"] {
+            assert!(notes.iter().any(|note| note.starts_with(&format!("{library} "))), "{notes:?}");
+        }
+        assert!(!notes.iter().any(|note| note.contains("own kernels")), "{notes:?}");
+        selftest_on(&device);
+    }
 }
 
 #[test]
 #[ignore = "takes a GPU, or the driver that stands in for one"]
 fn uploads_in_pieces_arrive_and_memory_is_used_again() {
     let _alone = alone();
-    let device = gpu(true);
+    let device = gpu();
     let uploader = Uploader::new(&device).unwrap();
     for seed in 0..4 {
         // More pieces than the ring has, into memory that the round before gave back.
@@ -79,7 +88,7 @@ fn uploads_in_pieces_arrive_and_memory_is_used_again() {
 #[ignore = "takes a GPU, or the driver that stands in for one"]
 fn what_is_copied_beside_the_work_comes_in_its_order() {
     let _alone = alone();
-    let device = gpu(true);
+    let device = gpu();
     let copies = CopyStream::new(&device).unwrap();
     let mut pinned = Pinned::new(&device, BYTES).unwrap();
     let target = Tensor::zeros(&device, &[BYTES], Dtype::U8).unwrap();
@@ -110,7 +119,7 @@ fn in_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 #[ignore = "takes a GPU, or the driver that stands in for one"]
 fn any_thread_may_use_and_drop_what_another_made() {
     let _alone = alone();
-    let device = gpu(true);
+    let device = gpu();
     let tensor = Tensor::from_slice(&device, &[4], &[1f32, 2.0, 3.0, 4.0]).unwrap();
     let begin = Event::record(&device).unwrap();
     // Each thread's first call to the driver is another one.
@@ -137,7 +146,7 @@ fn any_thread_may_use_and_drop_what_another_made() {
 #[ignore = "takes a GPU, or the driver that stands in for one"]
 fn memory_that_is_short_is_told_and_what_was_freed_can_be_had() {
     let _alone = alone();
-    let device = gpu(true);
+    let device = gpu();
     let (free, total) = device.memory().unwrap();
     assert!(free <= total);
     let error = Tensor::empty(&device, &[total + 1], Dtype::U8).unwrap_err();
@@ -172,7 +181,7 @@ fn faults_and_shortages_are_told_apart() {
 #[ignore = "is started by the test above"]
 fn child_that_meets_a_failure() {
     let Ok(ends) = std::env::var("ENDS") else { return };
-    let device = gpu(true);
+    let device = gpu();
     let work = || {
         let x = Tensor::from_slice(&device, &[4], &[0f32; 4])?;
         elementwise::silu(&x)?.to_vec::<f32>()
