@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 
 use cudarc::cublaslt::result;
 use cudarc::cublaslt::sys;
-use descriptors::{Descriptor, Handle, Layout, Preferences, check, done_or_refused};
+use descriptors::{Arithmetic, Descriptor, Handle, Layout, Preferences, check, done_or_refused};
 use sys::cublasLtMatmulDescAttributes_t as Attribute;
 use sys::cublasStatus_t as Status;
 
@@ -86,6 +86,8 @@ fn data_type(dtype: Dtype) -> Result<sys::cudaDataType> {
         Dtype::F16 => Ok(sys::cudaDataType::CUDA_R_16F),
         Dtype::Bf16 => Ok(sys::cudaDataType::CUDA_R_16BF),
         Dtype::F8E4M3 => Ok(sys::cudaDataType::CUDA_R_8F_E4M3),
+        Dtype::I8 => Ok(sys::cudaDataType::CUDA_R_8I),
+        Dtype::I32 => Ok(sys::cudaDataType::CUDA_R_32I),
         other => Err(Error::shape("cublasLtMatmul", format!("no products in {other}"))),
     }
 }
@@ -143,7 +145,7 @@ impl CublasLt {
 
     fn run(&self, cuda: &Cuda, plan: &Plan, operands: Operands<'_>) -> Result<bool> {
         let Operands { product, workspace } = operands;
-        let (alpha, beta) = (1f32, if product.accumulate { 1f32 } else { 0f32 });
+        let (alpha, beta) = Arithmetic::of(product.x.dtype()).factors(product.accumulate);
         let out = product.out.address() as *mut c_void;
         // SAFETY: the layouts describe the tensors (`Key::of` takes the sizes from them), which live until the stream
         // has done this work, as does the workspace: memory is given back in the stream's order.
@@ -151,8 +153,8 @@ impl CublasLt {
             result::matmul(
                 self.handle.0,
                 plan.descriptor.0.0,
-                (&raw const alpha).cast(),
-                (&raw const beta).cast(),
+                alpha.as_ptr().cast(),
+                beta.as_ptr().cast(),
                 product.weight.address() as *const c_void,
                 plan.weight.0.0,
                 product.x.address() as *const c_void,
@@ -286,7 +288,7 @@ impl Plan {
     /// Its pointers are set: the heuristic looks at their alignment.
     fn without_algorithm(key: Key, product: &Product<'_>) -> Result<Option<Self>> {
         let (input, out) = (data_type(key.input)?, data_type(key.out)?);
-        let descriptor = Descriptor::new()?;
+        let descriptor = Descriptor::new(Arithmetic::of(key.input))?;
         let accepted = descriptor.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, TRANSPOSED)?
             && descriptor.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, key.epilogue() as u32)?
             && (!key.bias || descriptor.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, out as i32)?)

@@ -2,7 +2,7 @@
 //
 // It multiplies as the manual says, in columns and with the descriptors' attributes, and refuses what the manual
 // excludes: attributes of another size, rows of 8-bit floats that are no whole 16 bytes, scales for rows and columns
-// on another GPU than Hopper. Two proposals differ in the order of their sums.
+// on another GPU than Hopper, anything behind sums of integers. Two proposals differ in the order of their sums.
 #include "driver.h"
 
 #include <cublasLt.h>
@@ -59,6 +59,8 @@ Type type_of(cudaDataType type) {
     case CUDA_R_16F: return Type::F16;
     case CUDA_R_16BF: return Type::BF16;
     case CUDA_R_8F_E4M3: return Type::E4M3;
+    case CUDA_R_8I: return Type::I8;
+    case CUDA_R_32I: return Type::I32;
     default: return Type::F32;
   }
 }
@@ -81,6 +83,11 @@ cublasStatus_t supported(const MatmulDesc& desc, const MatrixLayout& a, const Ma
   bool fits = b.rows == k && d.rows == m && d.columns == n && c.rows == m && c.columns == n && c.type == d.type;
   bool in_columns = a.ld >= int64_t(a.rows) && b.ld >= int64_t(b.rows) && d.ld >= int64_t(d.rows) && c.ld == d.ld;
   if (!fits || !in_columns || a.type != b.type) return CUBLAS_STATUS_INVALID_VALUE;
+  if (a.type == CUDA_R_8I) {
+    bool in_integers = desc.compute == CUBLAS_COMPUTE_32I && desc.scale == CUDA_R_32I && d.type == CUDA_R_32I;
+    bool alone = desc.epilogue() == CUBLASLT_EPILOGUE_DEFAULT && !desc.a_mode() && !desc.b_mode();
+    return in_integers && alone && m % 4 == 0 && k % 4 == 0 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+  }
   if (desc.compute != CUBLAS_COMPUTE_32F || desc.scale != CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
   int32_t bias_type = desc.get<int32_t>(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, d.type);
   if (a.type != CUDA_R_8F_E4M3) {
@@ -119,6 +126,12 @@ void multiply(const MatmulDesc& desc, const MatrixLayout& a, const MatrixLayout&
   for (uint64_t j = 0; j < sizes.n; j++) {
     for (uint64_t i = 0; i < sizes.m; i++) {
       const float *row = &rows[i * sizes.k], *column = &columns[j * sizes.k];
+      if (out == Type::I32) {
+        int64_t integers = 0;
+        for (uint64_t l = 0; l < sizes.k; l++) integers += int64_t(row[l]) * int64_t(column[l]);
+        reinterpret_cast<int32_t*>(at.d)[j * d.ld + i] = int32_t(integers);
+        continue;
+      }
       float sum = 0;
       for (uint64_t l = 0; l < sizes.k; l++) {
         uint64_t term = backwards ? sizes.k - 1 - l : l;
@@ -271,7 +284,12 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
   if (workspace_bytes < algorithm->data[5] || uint64_t(workspace) % 16) return CUBLAS_STATUS_INVALID_VALUE;
   bool vectors = desc.a_mode() == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
   bool backwards = algorithm->data[0] == 1;
-  float alpha = *static_cast<const float*>(alpha_at), beta = *static_cast<const float*>(beta_at);
+  // Of the descriptor's scale type.
+  auto factor = [&](const void* at) {
+    return desc.scale == CUDA_R_32I ? float(*static_cast<const int32_t*>(at)) : *static_cast<const float*>(at);
+  };
+  float alpha = factor(alpha_at), beta = factor(beta_at);
+  if (desc.scale == CUDA_R_32I && (alpha != 1 || beta != 0)) return CUBLAS_STATUS_NOT_SUPPORTED;
   const Gpu* gpu = current;
   uint64_t workspace_at = uint64_t(workspace), scratch_bytes = algorithm->data[5];
   std::vector<uint64_t> at(addresses, addresses + 4);

@@ -4,15 +4,24 @@
 
 namespace stand_in {
 
-enum class Type { F32, F16, BF16, E4M3 };
+enum class Type { F32, F16, BF16, E4M3, I8, I32 };
 
-inline uint64_t bytes_of(Type type) { return type == Type::F32 ? 4 : type == Type::E4M3 ? 1 : 2; }
+inline uint64_t bytes_of(Type type) {
+  switch (type) {
+    case Type::E4M3:
+    case Type::I8: return 1;
+    case Type::F16:
+    case Type::BF16: return 2;
+    default: return 4;
+  }
+}
 
 inline float element(const void* data, Type type, int64_t index) {
   switch (type) {
     case Type::F16: return to_f32(static_cast<const f16*>(data)[index]);
     case Type::BF16: return to_f32(static_cast<const bf16*>(data)[index]);
     case Type::E4M3: return to_f32(static_cast<const e4m3*>(data)[index]);
+    case Type::I8: return static_cast<const int8_t*>(data)[index];
     default: return static_cast<const float*>(data)[index];
   }
 }
@@ -25,7 +34,6 @@ inline void put(void* data, Type type, int64_t index, float value) {
   switch (type) {
     case Type::F16: static_cast<f16*>(data)[index] = from_f32<f16>(value); break;
     case Type::BF16: static_cast<bf16*>(data)[index] = from_f32<bf16>(value); break;
-    case Type::E4M3: static_cast<e4m3*>(data)[index] = from_f32<e4m3>(value); break;
     default: static_cast<float*>(data)[index] = value;
   }
 }

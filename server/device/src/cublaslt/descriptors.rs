@@ -7,7 +7,7 @@ use sys::cublasLtMatmulPreferenceAttributes_t as Preference;
 
 use crate::ops::gemm::Product;
 use crate::status::Failure;
-use crate::{Error, Result};
+use crate::{Dtype, Error, Result};
 
 /// False if the library says that it cannot do this, rather than that something broke.
 pub(super) fn done_or_refused(outcome: Result<()>) -> Result<bool> {
@@ -28,6 +28,36 @@ unsafe impl<T> Send for Handle<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for Handle<T> {}
 
+/// What sums and the factors before them are in.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Arithmetic {
+    F32,
+    I32,
+}
+
+impl Arithmetic {
+    /// For products of this dtype.
+    pub(super) fn of(input: Dtype) -> Self {
+        if input == Dtype::I8 { Self::I32 } else { Self::F32 }
+    }
+
+    /// 1 for the product and 1 or 0 for what the result holds, as the library reads them.
+    pub(super) fn factors(self, accumulate: bool) -> ([u8; 4], [u8; 4]) {
+        let number = |one: bool| match self {
+            Self::F32 => f32::from(u8::from(one)).to_ne_bytes(),
+            Self::I32 => i32::from(one).to_ne_bytes(),
+        };
+        (number(true), number(accumulate))
+    }
+
+    fn types(self) -> (sys::cublasComputeType_t, sys::cudaDataType) {
+        match self {
+            Self::F32 => (sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType::CUDA_R_32F),
+            Self::I32 => (sys::cublasComputeType_t::CUBLAS_COMPUTE_32I, sys::cudaDataType::CUDA_R_32I),
+        }
+    }
+}
+
 /// What is multiplied how, and what follows.
 #[derive(Debug)]
 pub(super) struct Descriptor(pub(super) Handle<sys::cublasLtMatmulDesc_t>);
@@ -45,11 +75,9 @@ pub(super) fn check<T>(call: &'static str, outcome: std::result::Result<T, Cubla
 
 #[expect(unsafe_code, reason = "the library's API")]
 impl Descriptor {
-    pub(super) fn new() -> Result<Self> {
-        let created = result::create_matmul_desc(
-            sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
-            sys::cudaDataType::CUDA_R_32F,
-        );
+    pub(super) fn new(arithmetic: Arithmetic) -> Result<Self> {
+        let (compute, factors) = arithmetic.types();
+        let created = result::create_matmul_desc(compute, factors);
         Ok(Self(Handle(check("cublasLtMatmulDescCreate", created)?)))
     }
 
@@ -125,7 +153,7 @@ impl Preferences {
         ] {
             preferences.set(matrix, alignment_bytes)?;
         }
-        // Parts of a sum are added in f32, never in the result's type, in which they could overflow.
+        // Parts of a sum are added in 32 bits, never in the result's type, in which they could overflow.
         let scheme = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
         preferences.set(Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, scheme)?;
         Ok(preferences)

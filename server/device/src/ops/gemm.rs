@@ -58,7 +58,7 @@ pub(crate) struct Product<'a> {
     pub(crate) accumulate: bool,
     /// What follows.
     pub(crate) activation: Activation,
-    /// `[.., n]`: f32, f16 or bf16; x' dtype if that is one of them.
+    /// `[.., n]`: f32, f16 or bf16; x' dtype if that is one of them. The library also leaves sums of i8 in i32.
     pub(crate) out: &'a Tensor,
 }
 

@@ -30,8 +30,7 @@ fn by_library(product: &Product<'_>) -> Result<bool> {
         return Ok(false);
     }
     match (product.x.dtype(), product.weight.dtype()) {
-        // The library leaves scales and bias to a kernel of its own, and 32 bits of each sum to memory.
-        (Dtype::I8, _) => Ok(false),
+        (Dtype::I8, _) => int8(product, sizes),
         (Dtype::F8E4M3, _) => fp8(product, sizes),
         (_, Dtype::I8) => widened(product, sizes),
         _ => multiply(product),
@@ -57,23 +56,35 @@ fn widened(product: &Product<'_>, sizes: Sizes) -> Result<bool> {
     multiply(&Product { weight: &weight, column_scales: None, ..*product })
 }
 
-/// Hopper scales by itself, where the result has 16 bits (the bias must have them). For all others the sums go through
-/// memory in f32, some rows at a time.
-fn fp8(product: &Product<'_>, Sizes { m, n, k }: Sizes) -> Result<bool> {
-    let device = product.out.device();
+/// Hopper multiplies integers at their full rate by instructions that this crate's kernel does not have, so that there
+/// the library gains more, by estimate, than the sums' way through memory costs. On older GPUs the kernel has all of
+/// the rate; what newer ones would gain nobody knows.
+fn int8(product: &Product<'_>, sizes: Sizes) -> Result<bool> {
+    let is_hopper = product.out.device().capability() == Capability::HOPPER;
+    if is_hopper { in_passes(product, sizes, Dtype::I32) } else { Ok(false) }
+}
+
+/// Hopper scales by itself, where the result has 16 bits (the bias must have them).
+fn fp8(product: &Product<'_>, sizes: Sizes) -> Result<bool> {
+    let capability = product.out.device().capability();
+    if capability < Capability::ADA || !sizes.n.is_multiple_of(FP8_MULTIPLE) {
+        return Ok(false);
+    }
+    if capability == Capability::HOPPER && product.out.dtype() != Dtype::F32 && multiply(product)? {
+        return Ok(true);
+    }
+    in_passes(product, sizes, Dtype::F32)
+}
+
+/// A product of 8 bits whose sums go through memory, some rows at a time, to where they are scaled.
+fn in_passes(product: &Product<'_>, Sizes { m, n, k }: Sizes, sums: Dtype) -> Result<bool> {
     let (Some(row_scales), Some(column_scales)) = (product.row_scales, product.column_scales) else {
         return Ok(false);
     };
-    if device.capability() < Capability::ADA || !n.is_multiple_of(FP8_MULTIPLE) {
-        return Ok(false);
-    }
-    if device.capability() == Capability::HOPPER && product.out.dtype() != Dtype::F32 && multiply(product)? {
-        return Ok(true);
-    }
-    let rows = (UNSCALED_BYTES / (n * Dtype::F32.bytes()) / 128 * 128).clamp(128, m.max(128));
+    let rows = (UNSCALED_BYTES / (n * sums.bytes()) / 128 * 128).clamp(128, m.max(128));
     let (x, out) = (product.x.reshape(&[m, k])?, product.out.reshape(&[m, n])?);
     let row_scales = row_scales.reshape(&[m])?;
-    let sums = Tensor::empty(device, &[rows.min(m), n], Dtype::F32)?;
+    let sums = Tensor::empty(product.out.device(), &[rows.min(m), n], sums)?;
     for first in (0..m).step_by(rows) {
         let count = rows.min(m - first);
         let (x, sums) = (x.slice(first, count)?, sums.slice(0, count)?);
