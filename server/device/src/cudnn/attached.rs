@@ -62,7 +62,7 @@ impl Cudnn {
     ///
     /// A GPU that is short of memory for an engine's code makes cuDNN fail with statuses that do not say so: whatever
     /// fails on a sound GPU is tried once more with the memory that the pool kept, and what fails then for another reason
-    /// is left to others for good.
+    /// is left to the next engine for good.
     ///
     /// # Safety
     /// As of [`Plan::execute`], for operands on `device`, whose library this is.
@@ -90,20 +90,19 @@ impl Cudnn {
             let execute = |handle: &Handle, plan: &Plan| unsafe { call.execute(handle, plan) };
             plans.run(work, workspace_limit_bytes, timing, execute).map_err(|error| cuda.examined(error))
         };
-        match attempt(&mut plans) {
-            Err(Error::Call { .. }) => {}
-            outcome => return outcome,
-        }
-        let (free_bytes, _) = cuda.memory()?;
-        match attempt(&mut plans) {
-            Err(error @ Error::Call { .. }) if free_bytes < SCARCE_BYTES => {
-                Err(Error::OutOfMemory(format!("{free_bytes} bytes free; {error}")))
+        loop {
+            match attempt(&mut plans) {
+                Err(Error::Call { .. }) => {}
+                outcome => return outcome,
             }
-            Err(Error::Call { .. }) => {
-                plans.give_up(work);
-                Ok(false)
+            let (free_bytes, _) = cuda.memory()?;
+            match attempt(&mut plans) {
+                Err(error @ Error::Call { .. }) if free_bytes < SCARCE_BYTES => {
+                    return Err(Error::OutOfMemory(format!("{free_bytes} bytes free; {error}")));
+                }
+                Err(Error::Call { .. }) => plans.pass_over(work, workspace_limit_bytes, timing)?,
+                outcome => return outcome,
             }
-            outcome => outcome,
         }
     }
 }

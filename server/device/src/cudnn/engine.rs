@@ -82,6 +82,8 @@ pub struct Engine {
     config: Descriptor,
     number: i64,
     notes: Notes,
+    /// Among those proposed for its work.
+    pub(super) place: usize,
 }
 
 impl Engine {
@@ -93,7 +95,7 @@ impl Engine {
             let behavior = engine.enums(attribute::ENGINE_BEHAVIOR_NOTE, value_type::BEHAVIOR_NOTE)?;
             notes = Notes::from_lists(&numerical, &behavior);
         }
-        Ok(Self { graph, config, number, notes })
+        Ok(Self { graph, config, number, notes, place: 0 })
     }
 
     /// cuDNN's own number for it, which means something within one version only.

@@ -1,7 +1,7 @@
 //! The plans of one handle, each made when its work first comes.
 //!
-//! What cuDNN cannot do is remembered as well, so that it is asked once. Relies on [`super::plan`]; must not know where
-//! operands and workspaces come from.
+//! An engine that turns out not to do its work gives way to the next; what none does is remembered as well, so that it is
+//! asked once. Relies on [`super::plan`]; must not know where operands and workspaces come from.
 
 use std::time::Duration;
 
@@ -25,9 +25,17 @@ pub enum Work {
 #[derive(Debug)]
 pub struct Plans {
     /// A model has some dozens, so that a list is looked through.
-    known: Vec<(Work, Option<Plan>)>,
+    known: Vec<Known>,
     /// Behind the plans, which are dropped first.
     handle: Handle,
+}
+
+#[derive(Debug)]
+struct Known {
+    work: Work,
+    plan: Option<Plan>,
+    /// Places of engines that are not to be tried again.
+    passed_over: Vec<usize>,
 }
 
 /// Executes a plan and says how long that took.
@@ -39,10 +47,12 @@ impl Work {
     /// # Errors
     /// As there.
     pub fn engines(&self, target: &Target<'_>) -> Result<Vec<Engine>> {
-        match self {
+        let mut engines = match self {
             Self::Sdpa(graph) => graph.engines(target),
             Self::Conv(graph) => graph.engines(target),
-        }
+        }?;
+        engines.iter_mut().enumerate().for_each(|(place, engine)| engine.place = place);
+        Ok(engines)
     }
 }
 
@@ -53,7 +63,8 @@ impl Plans {
     }
 
     /// Does the work by `execute`, which is given its plan; false if cuDNN cannot do it, now or before. The plan is the
-    /// first that can be made with that much workspace, in every process the same; with `timing` the fastest of some.
+    /// first that can be made with that much workspace and that `execute` does not find to be unsupported, in every
+    /// process the same; with `timing` the fastest of some.
     ///
     /// # Errors
     /// What cuDNN says, unless it is that it does not support the work; what `execute` and `timing` say.
@@ -62,37 +73,66 @@ impl Plans {
         work: &Work,
         workspace_limit_bytes: usize,
         timing: Option<Timing<'_>>,
-        execute: impl FnOnce(&Handle, &Plan) -> Result<()>,
+        mut execute: impl FnMut(&Handle, &Plan) -> Result<()>,
     ) -> Result<bool> {
-        let found = self.known.iter().position(|(known, _)| known == work);
+        let found = self.known.iter().position(|known| known.work == *work);
         let index = found.unwrap_or(self.known.len());
         if found.is_none() {
-            let plan = self.choose(work, workspace_limit_bytes, timing)?;
-            self.known.push((work.clone(), plan));
+            let plan = self.choose(work, &[], workspace_limit_bytes, timing)?;
+            self.known.push(Known { work: work.clone(), plan, passed_over: Vec::new() });
         }
-        let plan = &mut self.known[index].1;
-        let Some(ready) = plan else { return Ok(false) };
-        match execute(&self.handle, ready) {
-            Err(Error::Unsupported { .. }) => {
-                *plan = None;
-                Ok(false)
+        while let Some(plan) = &self.known[index].plan {
+            match execute(&self.handle, plan) {
+                Err(Error::Unsupported { .. }) => self.replace(index, workspace_limit_bytes, timing)?,
+                outcome => return outcome.map(|()| true),
             }
-            outcome => outcome.map(|()| true),
+        }
+        Ok(false)
+    }
+
+    /// From now on the work is done by the next engine; if there is none, it counts as one that cuDNN cannot do.
+    ///
+    /// # Errors
+    /// As of [`Self::run`].
+    pub fn pass_over(
+        &mut self,
+        work: &Work,
+        workspace_limit_bytes: usize,
+        timing: Option<Timing<'_>>,
+    ) -> Result<()> {
+        match self.known.iter().position(|known| known.work == *work) {
+            Some(index) => self.replace(index, workspace_limit_bytes, timing),
+            // No engine could be made ready.
+            None => {
+                self.known.push(Known { work: work.clone(), plan: None, passed_over: Vec::new() });
+                Ok(())
+            }
         }
     }
 
-    /// From now on the work counts as one that cuDNN cannot do.
-    pub fn give_up(&mut self, work: &Work) {
-        self.known.retain(|(known, _)| known != work);
-        self.known.push((work.clone(), None));
+    fn replace(&mut self, index: usize, limit_bytes: usize, timing: Option<Timing<'_>>) -> Result<()> {
+        let known = &mut self.known[index];
+        known.passed_over.extend(known.plan.take().map(|plan| plan.engine().place));
+        let Known { work, passed_over, .. } = &self.known[index];
+        self.known[index].plan = self.choose(work, passed_over, limit_bytes, timing)?;
+        Ok(())
     }
 
-    fn choose(&self, work: &Work, limit_bytes: usize, timing: Option<Timing<'_>>) -> Result<Option<Plan>> {
+    fn choose(
+        &self,
+        work: &Work,
+        passed_over: &[usize],
+        limit_bytes: usize,
+        timing: Option<Timing<'_>>,
+    ) -> Result<Option<Plan>> {
         let target = Target::Handle(&self.handle);
-        let chosen = work.engines(&target).and_then(|engines| match timing {
-            None => first_plan(engines, &target, limit_bytes),
-            Some(time) => {
-                fastest_plan(engines, &target, limit_bytes, MEASURED, |plan| time(&self.handle, plan))
+        let chosen = work.engines(&target).and_then(|mut engines| {
+            engines.retain(|engine| !passed_over.contains(&engine.place));
+            match timing {
+                None => first_plan(engines, &target, limit_bytes),
+                Some(time) => {
+                    fastest_plan(engines, &target, limit_bytes, MEASURED, |plan| time(&self.handle, plan))
+                }
             }
         });
         match chosen {

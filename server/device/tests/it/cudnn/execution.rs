@@ -182,12 +182,23 @@ fn engines_that_vary_or_round_are_not_offered() {
 }
 
 #[test]
-fn what_is_given_up_is_not_tried_again() {
+fn engines_that_fail_give_way_to_the_next_and_are_not_tried_again() {
     let mut plans = Plans::new(handle(&library(&[]), 0));
     let work = Work::Sdpa(attention());
-    assert!(plans.run(&work, 1 << 20, None, |_, _| Ok(())).unwrap());
-    plans.give_up(&work);
-    assert!(!plans.run(&work, 1 << 20, None, |_, _| panic!("it is not to be executed")).unwrap());
+    let engine = |plans: &mut Plans| {
+        let mut number = None;
+        let done = plans.run(&work, 1 << 20, None, |_, plan| {
+            number = Some(plan.engine().number());
+            Ok(())
+        });
+        assert_eq!(done.unwrap(), number.is_some());
+        number
+    };
+    assert_eq!(engine(&mut plans), Some(0));
+    plans.pass_over(&work, 1 << 20, None).unwrap();
+    assert_eq!(engine(&mut plans), Some(1));
+    plans.pass_over(&work, 1 << 20, None).unwrap();
+    assert_eq!(engine(&mut plans), None);
 }
 
 #[test]
@@ -195,29 +206,30 @@ fn a_plan_is_made_once_for_each_graph_and_a_refusal_is_remembered() {
     let mut plans = Plans::new(handle(&library(&[]), 0));
     let work = Work::Sdpa(attention());
     let called = Cell::new(0);
-    let mut run = |work: &Work, limit_bytes, outcome: device::Result<()>| {
-        plans.run(work, limit_bytes, None, |_, plan| {
-            assert_eq!(plan.engine().number(), 0, "the first");
+    let mut run = |work: &Work, limit_bytes, outcome: fn() -> device::Result<()>| {
+        plans.run(work, limit_bytes, None, |_, _| {
             called.set(called.get() + 1);
-            outcome
+            outcome()
         })
     };
-    assert!(run(&work, 512, Ok(())).unwrap());
+    let done = || Ok(());
+    assert!(run(&work, 512, done).unwrap());
     // The limit counts only when a plan is made: this one was kept.
-    assert!(run(&work, 511, Ok(())).unwrap());
-    let broken = Error::Call { call: "test", message: "broken".to_owned() };
-    assert!(matches!(run(&work, 512, Err(broken)), Err(Error::Call { .. })));
-    let refused = Error::Unsupported { call: "test", message: "refused".to_owned() };
-    assert!(!run(&work, 512, Err(refused)).unwrap());
-    assert!(!run(&work, 512, Ok(())).unwrap());
-    assert_eq!(called.get(), 4, "a refused one is not executed again");
+    assert!(run(&work, 511, done).unwrap());
+    let broken = || Err(Error::Call { call: "test", message: "broken".to_owned() });
+    assert!(matches!(run(&work, 512, broken), Err(Error::Call { .. })));
+    // By both engines.
+    let refused = || Err(Error::Unsupported { call: "test", message: "refused".to_owned() });
+    assert!(!run(&work, 512, refused).unwrap());
+    assert!(!run(&work, 512, done).unwrap());
+    assert_eq!(called.get(), 5, "refused ones are not executed again");
     // Others are graphs of their own; one without a plan is refused.
     let other = Work::Sdpa(SdpaGraph { scale: 0.25, ..attention() });
-    assert!(run(&other, 512, Ok(())).unwrap());
+    assert!(run(&other, 512, done).unwrap());
     let convolution = Work::Conv(convolution(Dtype::F16));
-    assert!(!run(&convolution, 511, Ok(())).unwrap());
-    assert!(!run(&convolution, 512, Ok(())).unwrap());
-    assert_eq!(called.get(), 5);
+    assert!(!run(&convolution, 511, done).unwrap());
+    assert!(!run(&convolution, 512, done).unwrap());
+    assert_eq!(called.get(), 6);
 }
 
 #[test]
