@@ -33,14 +33,16 @@ def main(binary, libraries):
             walk(binary, pathlib.Path(folder))
 
 
-def golden(binary, folder, form, device, **stand_in):
+def golden(binary, folder, form, device, dtype=None, **stand_in):
     """One golden pipeline against diffusers' own numbers."""
     found = Golden(FOLDER / form)
+    dtype = dtype or found.dtype
     environment = {**os.environ, **{f"STAND_IN_{name.upper()}": value for name, value in stand_in.items()}}
-    subprocess.run(found.command(binary, folder) + ["--device", device], check=True, env=environment, capture_output=True)
+    command = found.command(binary, folder, dtype) + ["--device", device]
+    subprocess.run(command, check=True, env=environment, capture_output=True)
     difference = found.difference(folder)
-    step(f"{form} on {device}, {stand_in}: {difference}")
-    fault = difference.fault(exact=found.dtype == "f32")
+    step(f"{form} in {dtype} on {device}, {stand_in}: {difference}")
+    fault = difference.fault(exact=dtype == "f32")
     assert not fault, f"{form}: {fault}"
 
 
@@ -48,6 +50,8 @@ def goldens(binary, folder):
     step("the goldens, with work as late as it is waited for, and what lies beside it as early as it may come")
     for form, order in (("2b", "late"), ("2b", "beside"), ("5b-i2v", "late"), ("1.5-5b", "beside"), ("5b-bf16", "random:1")):
         golden(binary, folder, form, "cuda", order=order)
+    for dtype, capability in (("int8", "9.0"), ("int8", "8.6"), ("fp8", "8.9"), ("int8-weight-only", "12.0")):
+        golden(binary, folder, "2b-fp16", "cuda", dtype, capability=capability)
 
 
 def pair(binary, folder):

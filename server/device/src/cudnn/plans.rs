@@ -93,7 +93,7 @@ impl Plans {
     /// From now on the work is done by the next engine; if there is none, it counts as one that cuDNN cannot do.
     ///
     /// # Errors
-    /// As of [`Self::run`].
+    /// [`Error::OutOfMemory`] and [`Error::Lost`], with which no other engine is looked for.
     pub fn pass_over(
         &mut self,
         work: &Work,
@@ -114,7 +114,10 @@ impl Plans {
         let known = &mut self.known[index];
         known.passed_over.extend(known.plan.take().map(|plan| plan.engine().place));
         let Known { work, passed_over, .. } = &self.known[index];
-        self.known[index].plan = self.choose(work, passed_over, limit_bytes, timing)?;
+        self.known[index].plan = match self.choose(work, passed_over, limit_bytes, timing) {
+            Err(error) if error.is_of_device() => return Err(error),
+            chosen => chosen.unwrap_or(None),
+        };
         Ok(())
     }
 
