@@ -119,10 +119,11 @@ fn a_planner_counts_what_the_library_takes() {
     let kind = Some(EightBit::Int8WeightOnly);
     assert_eq!(extra_bytes(9, 0, 4096, kind), WORKSPACE_BYTES + 1024 * 512 * 2);
     assert_eq!(extra_bytes(9, 0, 8, kind), 0);
-    // x in 8 bits with its scales; and where the GPU does not scale, the sums.
-    let x_bytes = 4096 * 512 + 4096 * 4;
-    assert_eq!(extra_bytes(9, 0, 4096, Some(EightBit::Int8)), x_bytes);
+    // x in 8 bits with its scales; and where the library does not scale, the sums.
+    let (x_bytes, sum_bytes) = (4096 * 512 + 4096 * 4, 4096 * 1024 * 4);
+    assert_eq!(extra_bytes(9, 0, 4096, Some(EightBit::Int8)), x_bytes + WORKSPACE_BYTES + sum_bytes);
+    assert_eq!(extra_bytes(8, 0, 4096, Some(EightBit::Int8)), x_bytes);
     assert_eq!(extra_bytes(9, 0, 4096, Some(EightBit::Fp8)), x_bytes + WORKSPACE_BYTES);
-    assert_eq!(extra_bytes(12, 0, 4096, Some(EightBit::Fp8)), x_bytes + WORKSPACE_BYTES + 4096 * 1024 * 4);
+    assert_eq!(extra_bytes(12, 0, 4096, Some(EightBit::Fp8)), x_bytes + WORKSPACE_BYTES + sum_bytes);
     assert_eq!(extra_bytes(8, 0, 4096, Some(EightBit::Fp8)), x_bytes);
 }
