@@ -37,6 +37,7 @@ PRESETS = [("5b", "bf16", 4), ("2b", "f16", 6)]
 VARIANTS = [
     ("5b", ["--dtype", "fp8"]), ("5b", ["--dtype", "int8"]), ("5b", ["--dtype", "bf16", "--memory-limit", "6GiB"]),
     ("5b", ["--dtype", "bf16", "--algorithms", "measured"]), ("5b", ["--dtype", "bf16", "--algorithms", "own"]),
+    ("5b", ["--dtype", "int8", "--algorithms", "own"]),
 ]
 # What 8 bits cost: preset, dtype.
 QUALITIES = [("5b", "fp8"), ("2b", "fp8"), ("2b", "int8")]

@@ -88,7 +88,7 @@ fn data_type(dtype: Dtype) -> Result<sys::cudaDataType> {
         Dtype::F8E4M3 => Ok(sys::cudaDataType::CUDA_R_8F_E4M3),
         Dtype::I8 => Ok(sys::cudaDataType::CUDA_R_8I),
         Dtype::I32 => Ok(sys::cudaDataType::CUDA_R_32I),
-        other => Err(Error::shape("cublasLtMatmul", format!("no products in {other}"))),
+        Dtype::U8 => Err(Error::shape("cublasLtMatmul", format!("no products in {dtype}"))),
     }
 }
 

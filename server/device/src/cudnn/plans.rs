@@ -100,14 +100,12 @@ impl Plans {
         workspace_limit_bytes: usize,
         timing: Option<Timing<'_>>,
     ) -> Result<()> {
-        match self.known.iter().position(|known| known.work == *work) {
-            Some(index) => self.replace(index, workspace_limit_bytes, timing),
-            // No engine could be made ready.
-            None => {
-                self.known.push(Known { work: work.clone(), plan: None, passed_over: Vec::new() });
-                Ok(())
-            }
+        if let Some(index) = self.known.iter().position(|known| known.work == *work) {
+            return self.replace(index, workspace_limit_bytes, timing);
         }
+        // No engine could be made ready.
+        self.known.push(Known { work: work.clone(), plan: None, passed_over: Vec::new() });
+        Ok(())
     }
 
     fn replace(&mut self, index: usize, limit_bytes: usize, timing: Option<Timing<'_>>) -> Result<()> {

@@ -112,7 +112,7 @@ fn what_is_copied_beside_the_work_comes_in_its_order() {
 }
 
 fn in_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| scope.spawn(work).join().unwrap())
+    thread::scope(|scope| scope.spawn(work).join().expect("its own assertions hold"))
 }
 
 #[test]
