@@ -153,8 +153,8 @@ impl CublasLt {
             result::matmul(
                 self.handle.0,
                 plan.descriptor.0.0,
-                alpha.as_ptr().cast(),
-                beta.as_ptr().cast(),
+                (&raw const alpha).cast(),
+                (&raw const beta).cast(),
                 product.weight.address() as *const c_void,
                 plan.weight.0.0,
                 product.x.address() as *const c_void,

@@ -9,9 +9,6 @@
 #include <math.h>
 #include <string.h>
 
-#include <map>
-#include <mutex>
-
 #include "numbers.h"
 
 using namespace stand_in;
@@ -48,7 +45,6 @@ struct MatrixLayout {
 struct Preference {
   uint64_t workspace_bytes = 0;
   uint32_t alignment_bytes[4] = {256, 256, 256, 256};
-  uint32_t reduction_mask = CUBLASLT_REDUCTION_SCHEME_MASK;
 };
 
 const MatmulDesc& of(cublasLtMatmulDesc_t handle) { return *reinterpret_cast<MatmulDesc*>(handle); }
@@ -221,7 +217,8 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t h
   void* target;
   switch (attribute) {
     case CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES: target = &preference.workspace_bytes; break;
-    case CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK: target = &preference.reduction_mask; break;
+    // No proposal here splits its sums.
+    case CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK: return bytes == 4 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
     case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES: target = &preference.alignment_bytes[0]; break;
     case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES: target = &preference.alignment_bytes[1]; break;
     case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES: target = &preference.alignment_bytes[2]; break;

@@ -14,6 +14,8 @@
 #include <string>
 #include <vector>
 
+#include "../kernels/emulator/launch.h"
+
 namespace stand_in {
 
 // When work happens that was asked for: as late as anybody waits for it, at once, at once beside a GPU's first stream and
@@ -75,20 +77,6 @@ struct Gpu {
   std::multiset<uint64_t> pieces;
   std::vector<std::shared_ptr<Stream>> streams;
 };
-
-// The emulator's, see kernels/emulator/emulator.cpp.
-extern "C" {
-struct EmulatorLaunch {
-  const char* name;
-  const void* args;
-  uint32_t args_bytes;
-  uint32_t grid[3], block[3];
-  uint32_t shared_bytes;
-  uint32_t reverse;
-};
-int emulator_launch(const EmulatorLaunch* launch, char* message, uint32_t message_bytes);
-uint32_t emulator_args_bytes(const char* name);
-}
 
 // Device addresses are the host's under this mark, so that a host that follows one faults.
 constexpr uint64_t MARK = 0x5a5aull << 48, MARK_MASK = 0xffffull << 48;

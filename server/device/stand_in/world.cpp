@@ -143,7 +143,7 @@ void World::enqueue(const std::shared_ptr<Stream>& stream, std::function<void()>
   if (order.kind != Order::RANDOM) return;
   // Some streams go some way.
   for (auto& gpu : gpus) {
-    // By a copy: work of one stream may wait for another, never add one.
+    // Work may wait for other streams; it adds none.
     for (auto& other : gpu->streams) {
       if (order.draw() % 2 == 0 || other->asked == other->done) continue;
       run_to(*other, other->done + 1 + order.draw() % (other->asked - other->done));

@@ -315,16 +315,6 @@ using namespace emulator;
 
 extern "C" {
 
-struct EmulatorLaunch {
-  const char* name;
-  const void* args;
-  uint32_t args_bytes;
-  Dim3 grid, block;
-  uint32_t shared_bytes;
-  uint32_t reverse;
-};
-
-// Runs a kernel; 0, or 1 with a message of at most `message_bytes`.
 int emulator_launch(const EmulatorLaunch* launch, char* message, uint32_t message_bytes) {
   Kernel kernel;
   {
@@ -382,14 +372,12 @@ int emulator_launch(const EmulatorLaunch* launch, char* message, uint32_t messag
   return state.failed;
 }
 
-// How many bytes a kernel's arguments take; 0 if there is none of that name.
 uint32_t emulator_args_bytes(const char* name) {
   std::lock_guard<std::mutex> guard(kernels_lock());
   auto found = kernels().find(name);
   return found == kernels().end() ? 0 : found->second.args_bytes;
 }
 
-// The name of kernel `index` and how often it ran; null past the last.
 const char* emulator_kernel(uint32_t index, uint64_t* launches) {
   std::lock_guard<std::mutex> guard(kernels_lock());
   for (const auto& kernel : kernels()) {

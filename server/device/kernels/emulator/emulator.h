@@ -11,9 +11,9 @@
 
 #include <type_traits>
 
-#define DEVICE inline
+#include "launch.h"
 
-struct Dim3 { uint32_t x, y, z; };
+#define DEVICE inline
 
 namespace emulator {
 // Of the thread that runs.

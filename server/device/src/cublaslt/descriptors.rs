@@ -41,11 +41,11 @@ impl Arithmetic {
         if input == Dtype::I8 { Self::I32 } else { Self::F32 }
     }
 
-    /// 1 for the product and 1 or 0 for what the result holds, as the library reads them.
-    pub(super) fn factors(self, accumulate: bool) -> ([u8; 4], [u8; 4]) {
+    /// 1 for the product and 1 or 0 for what the result holds, in the bits that the library reads.
+    pub(super) fn factors(self, accumulate: bool) -> (u32, u32) {
         let number = |one: bool| match self {
-            Self::F32 => f32::from(u8::from(one)).to_ne_bytes(),
-            Self::I32 => i32::from(one).to_ne_bytes(),
+            Self::F32 => f32::from(u8::from(one)).to_bits(),
+            Self::I32 => u32::from(one),
         };
         (number(true), number(accumulate))
     }

@@ -11,6 +11,8 @@ use std::thread;
 use device::ops::elementwise;
 use device::{CopyStream, Device, Dtype, Error, Event, Pinned, Settings, Tensor, Uploader, selftest};
 
+use super::selftest::hold;
+
 const BYTES: usize = 1 << 20;
 
 /// One test at a time: they look at how much memory is free.
@@ -33,25 +35,11 @@ fn pattern(seed: usize) -> Vec<u8> {
     (0..BYTES).map(|i| ((i * 31 + seed * 17) % 251) as u8).collect()
 }
 
-fn selftest_on(device: &Device) {
-    let mut failures = Vec::new();
-    for case in selftest::cases() {
-        match case.run(device) {
-            Ok(outcome) if outcome.passed() => {}
-            Ok(outcome) => failures
-                .push(format!("{}: error {:.3e}, bound {:.3e}", case.name, outcome.error, outcome.bound)),
-            Err(error) => failures.push(format!("{}: {error}", case.name)),
-        }
-    }
-    assert!(failures.is_empty(), "{} cases failed:\n{}", failures.len(), failures.join("\n"));
-    assert_eq!(device.usage().used_bytes, 0, "an operation kept memory");
-}
-
 #[test]
 #[ignore = "takes a GPU, or the driver that stands in for one"]
 fn every_operation_agrees_with_its_reference() {
     let _alone = alone();
-    selftest_on(&gpu());
+    hold(&gpu(), selftest::cases());
 }
 
 #[test]
@@ -65,7 +53,7 @@ fn every_operation_agrees_with_its_reference_where_libraries_do_it() {
             assert!(notes.iter().any(|note| note.starts_with(&format!("{library} "))), "{notes:?}");
         }
         assert!(!notes.iter().any(|note| note.contains("own kernels")), "{notes:?}");
-        selftest_on(&device);
+        hold(&device, selftest::cases());
     }
 }
 

@@ -10,7 +10,7 @@ mod gpu;
 mod linear;
 #[cfg(feature = "emulator")]
 mod refusals;
-#[cfg(feature = "emulator")]
+#[cfg(any(feature = "cuda", feature = "emulator"))]
 mod selftest;
 #[cfg(feature = "emulator")]
 mod tensor;
